@@ -1,0 +1,52 @@
+"""Every error that amaru raises on purpose.
+
+    AmaruError
+    ├── ConfigError       a setting that is unknown, of the wrong type, or contradicts another
+    ├── DataError         text that cannot be found, read, decoded or tokenised
+    ├── CheckpointError   a checkpoint that is missing, cut short, or differs from its config
+    ├── ArtifactError     a saved stage result that cannot be read, or was made from something else
+    ├── BudgetError       a budget that no candidate meets
+    ├── BackendError      a forced backend that refuses, or a missing optional dependency
+    ├── StorageError      the disk is full or not writable
+    └── TrainingError     a loss that is no longer finite
+
+A message is one sentence or two: what was wrong, what was found, what is allowed, what to do next.
+The command line prints it without a traceback and exits with 2. The lower layers raise them; nothing
+here imports anything.
+"""
+
+
+class AmaruError(Exception):
+    """Base of all errors meant for the person at the keyboard."""
+
+
+class ConfigError(AmaruError, ValueError):
+    """A setting that is unknown, of the wrong type, or contradicts another."""
+
+
+class DataError(AmaruError, ValueError):
+    """Text that cannot be found, read, decoded or tokenised."""
+
+
+class CheckpointError(AmaruError, ValueError):
+    """A checkpoint that is missing, cut short, or differs from its config."""
+
+
+class ArtifactError(AmaruError, ValueError):
+    """A saved stage result that cannot be read, or was made from something else."""
+
+
+class BudgetError(AmaruError, ValueError):
+    """A budget that no candidate meets."""
+
+
+class BackendError(AmaruError, RuntimeError):
+    """A forced backend that refuses, or a missing optional dependency."""
+
+
+class StorageError(AmaruError, OSError):
+    """The disk is full or not writable; what was there before is untouched."""
+
+
+class TrainingError(AmaruError, ArithmeticError):
+    """A loss that is no longer finite."""
