@@ -1,0 +1,27 @@
+"""One description of every tensor: what each of its dimensions is made of, and what follows from that.
+
+Lives here: axes, dimension expressions, selections, and the rows that survive them. Not here: tensors
+themselves (they are sliced in `compress.surgery`). Imports numpy and nothing of amaru but errors.
+"""
+
+from amaru.axes.axis import Axes, Axis
+from amaru.axes.expression import Expression, parse, part, size
+from amaru.axes.layout import Layout, TensorSpec
+from amaru.axes.selection import Selection, Selections, keep, shard
+from amaru.axes.surviving import surviving_rows
+
+__all__ = [
+    "Axes",
+    "Axis",
+    "Expression",
+    "Layout",
+    "Selection",
+    "Selections",
+    "TensorSpec",
+    "keep",
+    "parse",
+    "part",
+    "shard",
+    "size",
+    "surviving_rows",
+]
