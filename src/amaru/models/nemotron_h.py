@@ -1,0 +1,207 @@
+"""Nemotron-H: its published shapes, its `config.json`, and the names of its tensors in Hugging Face checkpoints."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from amaru.errors import CheckpointError
+from amaru.models.decoder import DecoderConfig
+from amaru.models.pattern import layers_from_pattern, pattern_of
+from amaru.nn.attention import Attention
+from amaru.nn.layer import LayerConfig
+from amaru.nn.mamba2 import Mamba2
+from amaru.nn.mlp import MLP
+
+MODEL_TYPE = "nemotron_h"
+ARCHITECTURE = "NemotronHForCausalLM"
+
+PATTERN_8B = "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-"
+PATTERN_47B = "M-M-M-M-M-M-M-M-M*-M-M-M-M-M-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-M-M---MM---M-M*-M-M-M-M-M-"
+PATTERN_56B = "M-M-M-M*-" + "M-M-M-M-M*-" * 9 + "M-M-M-M-M-"
+PATTERN_NANO_9B = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
+PATTERN_NANO_12B = "M-M-M-M*-" + "M-M-M-M*-" * 5 + "M-M-M-M-"
+
+
+def _shape(pattern: str, hidden: int, ffn: int, attention: tuple[int, int, int], mamba: tuple[int, int, int]) -> DecoderConfig:
+    query_heads, kv_heads, channels = attention
+    heads, head_channels, state = mamba
+    layers: dict[str, LayerConfig] = {
+        "M": Mamba2(heads=heads, channels=head_channels, groups=8, state=state),
+        "*": Attention(query_heads=query_heads, kv_heads=kv_heads, channels=channels),
+        "-": MLP(ffn=ffn),
+    }
+    return DecoderConfig(vocab=131072, hidden=hidden, layers=layers_from_pattern(pattern, layers))  # type: ignore[arg-type]
+
+
+def presets() -> dict[str, DecoderConfig]:
+    """Published shapes by name (nemotron_h, sections 1.1 and 1.3)."""
+    return {
+        "nemotron-h-4b": _shape(PATTERN_8B, 3072, 12288, (32, 8, 128), (112, 64, 128)),
+        "nemotron-h-8b": _shape(PATTERN_8B, 4096, 21504, (32, 8, 128), (128, 64, 128)),
+        "nemotron-h-47b": _shape(PATTERN_47B, 8192, 30720, (64, 8, 128), (256, 64, 256)),
+        "nemotron-h-56b": _shape(PATTERN_56B, 8192, 32768, (64, 8, 128), (256, 64, 256)),
+        "nemotron-nano-9b-v2": _shape(PATTERN_NANO_9B, 4480, 15680, (40, 8, 128), (128, 80, 128)),
+        "nemotron-nano-12b-v2": _shape(PATTERN_NANO_12B, 5120, 20480, (40, 8, 128), (128, 80, 128)),
+    }
+
+
+BLOCK_TYPES = {"linear_attention": "M", "mamba": "M", "full_attention": "*", "attention": "*", "mlp": "-"}
+
+# What this implementation computes; a config that says otherwise describes another function.
+REQUIRED: dict[str, Any] = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "mamba_proj_bias": False,
+    "use_bias": False,
+    "use_conv_bias": True,
+    "mlp_hidden_act": "relu2",
+    "mamba_hidden_act": "silu",
+    "sliding_window": None,
+    "num_nextn_predict_layers": 0,
+}
+
+
+def read_config(values: Mapping[str, Any]) -> DecoderConfig:
+    """`config.json` of old (`hybrid_override_pattern`) or new (`layers_block_type`) form -> layer tuple.
+
+    Raises `CheckpointError` for a missing field or one that asks for a function this family does not have.
+    """
+    for name, expected in REQUIRED.items():
+        if values.get(name, expected) != expected:
+            raise CheckpointError(f"config.json sets {name} to {values[name]!r}; amaru reads Nemotron-H with {expected!r} only.")
+    pattern = _pattern(values)
+    layers: dict[str, LayerConfig] = {}
+    if "M" in pattern:
+        layers["M"] = Mamba2(
+            heads=_integer(values, "mamba_num_heads"),
+            channels=_integer(values, "mamba_head_dim"),
+            groups=_integer(values, "n_groups", "mamba_n_groups"),
+            state=_integer(values, "ssm_state_size"),
+            taps=_integer(values, "conv_kernel", "mamba_d_conv"),
+            time_step_limit=_limit(values.get("time_step_limit", (0.0, math.inf))),
+            chunk_size=_integer(values, "chunk_size", "mamba_chunk_size"),
+        )
+    if "*" in pattern:
+        layers["*"] = Attention(
+            query_heads=_integer(values, "num_attention_heads"),
+            kv_heads=_integer(values, "num_key_value_heads"),
+            channels=_integer(values, "head_dim", "attention_head_dim"),
+        )
+    if "-" in pattern:
+        layers["-"] = MLP(ffn=_integer(values, "intermediate_size"))
+    return DecoderConfig(
+        vocab=_integer(values, "vocab_size"),
+        hidden=_integer(values, "hidden_size"),
+        layers=layers_from_pattern(pattern, layers),  # type: ignore[arg-type]
+        norm_eps=float(values.get("layer_norm_epsilon", values.get("rms_norm_eps", 1e-5))),
+        tied=bool(values.get("tie_word_embeddings", False)),
+    )
+
+
+def write_config(config: DecoderConfig) -> dict[str, Any]:
+    """The inverse of `read_config`, in fields that stock transformers, vLLM and older readers understand.
+
+    `time_step_min` only sets the range that dt is first drawn from, but transformers up to 5.23 clamps dt with it
+    in the prefill; it is written as 1e-12 so that a stock model computes what was trained.
+    Raises `CheckpointError` when layers of one kind differ in width, which this format cannot say.
+    """
+    mamba, attention, mlp = (_uniform(config, kind) for kind in (Mamba2, Attention, MLP))
+    names = {"M": "linear_attention", "*": "full_attention", "-": "mlp"}
+    pattern = pattern_of(config.layers)
+    values: dict[str, Any] = {
+        "architectures": [ARCHITECTURE],
+        "model_type": MODEL_TYPE,
+        "vocab_size": config.vocab,
+        "hidden_size": config.hidden,
+        "num_hidden_layers": len(config.layers),
+        "hybrid_override_pattern": pattern,
+        "layers_block_type": [names[letter] for letter in pattern],
+        "layer_norm_epsilon": config.norm_eps,
+        "tie_word_embeddings": config.tied,
+        "residual_in_fp32": False,
+        "rescale_prenorm_residual": True,
+        **REQUIRED,
+    }
+    if mamba:
+        values |= {
+            "mamba_num_heads": mamba.heads,
+            "mamba_head_dim": mamba.channels,
+            "n_groups": mamba.groups,
+            "ssm_state_size": mamba.state,
+            "conv_kernel": mamba.taps,
+            "chunk_size": mamba.chunk_size,
+            "time_step_limit": list(mamba.time_step_limit),
+            "time_step_min": max(mamba.time_step_limit[0], 1e-12),
+            "mamba_ssm_cache_dtype": "float32",
+        }
+    if attention:
+        values |= {
+            "num_attention_heads": attention.query_heads,
+            "num_key_value_heads": attention.kv_heads,
+            "head_dim": attention.channels,
+        }
+    if mlp:
+        values["intermediate_size"] = mlp.ffn
+    return values
+
+
+NAMES = {
+    "embedding.weight": "backbone.embeddings.weight",
+    "norm.weight": "backbone.norm_f.weight",
+    "head.weight": "lm_head.weight",
+}
+
+
+def hf_name(name: str) -> str:
+    """Our tensor name -> the name in the checkpoint; everything inside a layer keeps its name."""
+    return NAMES.get(name) or f"backbone.{name}"
+
+
+def our_name(name: str) -> str:
+    """The inverse; accepts the prefix `model.` that transformers 5 uses in memory as well as `backbone.`."""
+    name = re.sub(r"^model\.", "backbone.", name)
+    inverse = {theirs: ours for ours, theirs in NAMES.items()}
+    return inverse.get(name) or name.removeprefix("backbone.")
+
+
+def _pattern(values: Mapping[str, Any]) -> str:
+    if isinstance(pattern := values.get("hybrid_override_pattern"), str):
+        return pattern.replace("|", "")
+    blocks = values.get("layers_block_type")
+    if not isinstance(blocks, list):
+        raise CheckpointError("config.json has neither hybrid_override_pattern nor layers_block_type, so the stack is unknown.")
+    unknown = sorted({str(block) for block in blocks} - BLOCK_TYPES.keys())
+    if unknown:
+        raise CheckpointError(f"config.json has layers of type {', '.join(unknown)}; allowed are {', '.join(BLOCK_TYPES)}.")
+    return "".join(BLOCK_TYPES[block] for block in blocks)
+
+
+def _integer(values: Mapping[str, Any], *names: str) -> int:
+    for name in names:
+        if name in values:
+            value = values[name]
+            if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+                raise CheckpointError(f"config.json sets {name} to {json.dumps(value)[:80]}; a positive whole number is needed.")
+            return value
+    raise CheckpointError(f"config.json lacks {names[0]}.")
+
+
+def _limit(value: Any) -> tuple[float, float]:
+    """transformers 5 writes infinity as {"__float__": "Infinity"}; older files as the bare word."""
+    ends = [float(end["__float__"]) if isinstance(end, dict) and "__float__" in end else end for end in value]
+    try:
+        low, high = (float(end) for end in ends)
+    except (TypeError, ValueError):
+        raise CheckpointError(f"config.json sets time_step_limit to {value!r}; two numbers are needed.") from None
+    return low, high
+
+
+def _uniform(config: DecoderConfig, kind: type) -> Any:
+    widths = {layer for layer in config.layers if isinstance(layer, kind)}
+    if len(widths) > 1:
+        raise CheckpointError(
+            f"Nemotron-H's config.json holds one width for all {kind.__name__} layers, but this model has {len(widths)} different ones."
+        )
+    return next(iter(widths), None)

@@ -1,0 +1,47 @@
+"""The token-major batch: tokens of all sequences one after the other, with their boundaries."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What every model takes, in training, prefill and decode alike.
+
+        Batch.of([document, other_document])        # two documents packed, neither sees the other
+
+    ids        [T] int64, tokens of S sequences one after the other; no padding
+    positions  [T] int64, the place of each token in its sequence; a sequence that begins at 0 starts from the zero state
+    cu_seqlens [S + 1] int64, where each sequence begins, and T; conv, scan and attention never cross these
+    slots      [S] int64, the row of the state pool that each sequence owns; None in training
+    """
+
+    ids: Tensor
+    positions: Tensor
+    cu_seqlens: Tensor
+    slots: Tensor | None = None
+
+    @classmethod
+    def of(cls, sequences: Sequence[Tensor], *, starts: Sequence[int] | None = None, slots: Sequence[int] | None = None) -> "Batch":
+        """Pack sequences of ids; `starts` are their first positions (0 unless they continue a state)."""
+        lengths = [len(ids) for ids in sequences]
+        first = starts or [0] * len(lengths)
+        return cls(
+            ids=torch.cat(list(sequences)),
+            positions=torch.cat([torch.arange(start, start + n) for start, n in zip(first, lengths, strict=True)]),
+            cu_seqlens=torch.tensor([0, *lengths]).cumsum(0),
+            slots=None if slots is None else torch.tensor(slots),
+        )
+
+    @property
+    def lengths(self) -> Tensor:
+        """[S] tokens of each sequence in this batch."""
+        return self.cu_seqlens.diff()
+
+    @property
+    def fresh(self) -> Tensor:
+        """[S] bool: the sequence begins here, so its state is zero whatever its slot held before."""
+        return self.positions[self.cu_seqlens[:-1]] == 0

@@ -1,0 +1,99 @@
+"""What every layer config tells about itself, so that counting, cutting and drawing need no second copy of it."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from amaru.axes import Axes, Layout, TensorSpec
+from amaru.config import Config
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Where the importance of an axis is read: the output of a linear layer, all of it or one named part.
+
+    `per` are the axes inside which indices compete: heads are ranked within their group.
+    """
+
+    linear: str
+    part: str | None = None
+    per: tuple[str, ...] = ()
+
+
+class LayerConfig(Config):
+    """Base of `Mamba2`, `Attention`, `MLP`: widths of one layer, and what its tensors are made of.
+
+    kind      the name in config files; letter: the symbol in a pattern string
+    probes    for each axis that compression may narrow, where its importance is read
+    """
+
+    letter: ClassVar[str]
+    probes: ClassVar[dict[str, Probe]] = {}
+
+    @abstractmethod
+    def axes(self) -> Axes:
+        """The axes of this layer; `hidden` belongs to the network."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, TensorSpec]:
+        """Every parameter of the mixer by name, with its layout."""
+
+    def state_tensors(self) -> dict[str, TensorSpec]:
+        """State of one sequence that does not grow with its length."""
+        return {}
+
+    def cache_tensors(self) -> dict[str, TensorSpec]:
+        """State of one token of one sequence (KV)."""
+        return {}
+
+    @abstractmethod
+    def resized(self, sizes: dict[str, int]) -> "LayerConfig":
+        """This layer with other axis sizes: what a cut leaves."""
+
+    @abstractmethod
+    def flops(self, hidden: int, context: int) -> int:
+        """Multiply-adds counted twice, forward, for one token that sees `context` tokens."""
+
+    @abstractmethod
+    def build(self, hidden: int, norm_eps: float) -> "Mixer":
+        """The module, with uninitialised weights."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The widths in a few words, for `amaru show`."""
+
+
+def elements(tensors: dict[str, TensorSpec], axes: Axes) -> int:
+    return sum(spec.layout.numel(axes) for spec in tensors.values())
+
+
+def fp32(*dimensions: str) -> TensorSpec:
+    return TensorSpec(Layout.of(*dimensions), keep_fp32=True)
+
+
+def tensor(*dimensions: str) -> TensorSpec:
+    return TensorSpec(Layout.of(*dimensions))
+
+
+class Mixer(nn.Module):
+    """A layer's module: `forward(x [T, hidden], batch, state) -> [T, hidden]`; state is updated in place."""
+
+    config: LayerConfig
+
+    def new_state(self, slots: int, capacity: int, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
+        """Zeroed state for `slots` sequences of at most `capacity` tokens; empty for a layer without state."""
+        axes, state, cache = self.config.axes(), self.config.state_tensors(), self.config.cache_tensors()
+
+        def zeros(spec: TensorSpec, *leading: int) -> torch.Tensor:
+            kept = torch.promote_types(dtype, torch.float32) if spec.keep_fp32 else dtype
+            return torch.zeros(*leading, *spec.layout.shape(axes), dtype=kept, device=device)
+
+        fixed = {name: zeros(spec, slots) for name, spec in state.items()}
+        return fixed | {name: zeros(spec, slots, capacity) for name, spec in cache.items()}
+
+    @abstractmethod
+    def initialise(self, generator: torch.Generator, std: float, residual_std: float) -> None:
+        """Draw the weights anew: N(0, std), and residual_std for the matrix that writes to the residual stream."""
