@@ -1,0 +1,176 @@
+"""The command line: a table of verbs, each loaded only when it is asked for, and the one place where errors become exit codes.
+
+    main(["env", "--json"])  ->  0
+
+Convention for a verb: `amaru/cli/<verb>.py` defines one typer function `command`, whose docstring is the verb's help
+and whose body is thin. It parses, calls the library, and hands the result to `emit` of `amaru.cli.output`:
+
+    def command(checkpoint: Path, json: JsonFlag = False) -> None:
+        \"""Print what a checkpoint is made of.\"""
+        from amaru.models.cost import describe        # what needs torch is imported here, so that --help stays fast
+        emit(describe(checkpoint), json=json, people=print_layers)
+
+- Data goes to stdout, progress to stderr (`LiveLine`); with `--json` stdout is exactly one JSON document.
+- Exit 0 is fine, 1 is a finding (`raise Finding("sentence")`, after `emit`), 2 is usage or any `AmaruError`.
+- A verb whose work can be continued says so in the table (`resumes`); Ctrl-C and SIGTERM then promise it.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import typer
+
+from amaru import __version__
+from amaru.cli.output import Finding, closest
+from amaru.errors import AmaruError
+
+FINDING, USAGE, BUG, BROKEN_PIPE = 1, 2, 101, 141
+
+
+class Verb(NamedTuple):
+    """One row of the front page; the verb lives in the module of its name."""
+
+    help: str
+    resumes: bool = False
+
+
+VERBS = {
+    "demo": Verb("Train, compress, distil and compare a small model on this machine, in about ten minutes", resumes=True),
+    "show": Verb("Show what a model is made of: its stack, widths and parameters"),
+    "plan": Verb("Tell what a model needs before it runs: weights, caches, state"),
+    "train": Verb("Train a hybrid model on your text", resumes=True),
+    "compress": Verb("Make a model smaller, to fit a budget of memory or parameters", resumes=True),
+    "distill": Verb("Teach a student what its parent knows", resumes=True),
+    "generate": Verb("Continue a prompt"),
+    "eval": Verb("Measure loss and next-token accuracy on text"),
+    "verify": Verb("Compare two checkpoints: tensors, logits, where they differ"),
+    "report": Verb("Write the HTML report of a run"),
+    "env": Verb("Print what this machine offers, and which backend serves which operation"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0 fine, 1 a finding, 2 usage or an `AmaruError`."""
+    try:
+        code = _guarded(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's last flush complains again
+        return BROKEN_PIPE if isinstance(error, BrokenPipeError) else _say(f"the system refused: {error.strerror}.", USAGE)
+
+
+def _guarded(words: list[str]) -> int:
+    try:
+        with _termination_as_interrupt():
+            return _run(words)
+    except Finding as finding:
+        return _say(str(finding), FINDING)
+    except AmaruError as error:
+        return _say(str(error), USAGE)
+    except KeyboardInterrupt:
+        resumes = words[:1] and VERBS[words[0]].resumes
+        return _say("stopped; the same command continues where it stopped." if resumes else "stopped.", USAGE)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _say(f"{error.filename or 'the system refused'}: {error.strerror}.", USAGE) if error.errno else _report_bug(error)
+    except Exception as error:
+        return _report_bug(error)
+
+
+def _run(words: list[str]) -> int:
+    match words:
+        case [] | ["--help" | "-h", *_]:
+            print(front_page())
+        case ["--version", *_]:
+            print(f"amaru {__version__}")
+        case [verb, *rest] if verb in VERBS:
+            return _run_verb(verb, rest)
+        case [word, *_]:
+            kind = "flag" if word.startswith("-") else "verb"
+            known = ["--help", "--version"] if kind == "flag" else list(VERBS)
+            return _say(f"there is no {kind} '{word}'.{closest(word, known)}", USAGE)
+    return 0
+
+
+def front_page() -> str:
+    rows = "\n".join(f"  {name:<10}{verb.help}" for name, verb in VERBS.items())
+    return (
+        "amaru: build, train, compress, distil and run hybrid Mamba-Transformer language models\n\n"
+        f"Usage: amaru VERB ...\n\n{rows}\n\n"
+        "`amaru VERB --help` tells more; `amaru --version` prints the version. Every verb takes --json.\n"
+        "A good first command: amaru demo"
+    )
+
+
+def load(verb: str) -> Any:
+    """The click command of a verb, from `command` in its module."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+    app.command(verb)(import_module(f"amaru.cli.{verb}").command)
+    return typer.main.get_command(app)
+
+
+def _run_verb(verb: str, words: list[str]) -> int:
+    command = load(verb)
+    try:
+        # Not command.main(): it would turn Ctrl-C and closed pipes into exit codes of its own.
+        with command.make_context(f"amaru {verb}", words) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.TyperException as error:
+        return _say(_usage_sentence(verb, command, words, error), USAGE)
+    return 0
+
+
+def _usage_sentence(verb: str, command: Any, words: list[str], error: typer.TyperException) -> str:
+    flag = getattr(error, "option_name", None)
+    known = [name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts) if name.startswith("-")]
+    if flag and flag not in known:
+        return f"{verb} has no flag '{flag}'.{closest(flag, known)} `amaru {verb} --help` lists them."
+    message = " ".join(error.format_message().split()).rstrip(".")
+    found = _value_of(getattr(getattr(error, "param", None), "opts", ()), words)
+    return f"{verb}: {message[0].lower()}{message[1:]}{f'; got {found!r}' if found else ''}. `amaru {verb} --help` tells more."
+
+
+def _value_of(flags: Sequence[str], words: list[str]) -> str | None:
+    """What was given to a flag, which typer's messages leave out."""
+    for word, after in pairwise([*words, ""]):
+        flag, equals, value = word.partition("=")
+        if flag in flags:
+            return value if equals else after
+    return None
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"amaru: {sentence}", file=sys.stderr)
+    return code
+
+
+def _report_bug(error: Exception) -> int:
+    with tempfile.NamedTemporaryFile("w", prefix="amaru-traceback-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+    return _say(f"this is a bug in amaru ({type(error).__name__}: {error}); the traceback is in {file.name}.", BUG)
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a verb exactly as Ctrl-C does, so that it leaves the same whole files behind."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
