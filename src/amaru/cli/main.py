@@ -123,7 +123,7 @@ def _run_verb(verb: str, words: list[str]) -> int:
     command = load(verb)
     try:
         # Not command.main(): it would turn Ctrl-C and closed pipes into exit codes of its own.
-        with command.make_context(f"amaru {verb}", words) as context:
+        with command.make_context(f"amaru {verb}", list(words)) as context:
             command.invoke(context)
     except typer.Exit as end:
         return end.exit_code
