@@ -1,0 +1,132 @@
+"""The run directory: which steps are finished, what each was made from, and what exactly ran."""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from amaru import __version__
+from amaru.config import Config, atomic_file, fingerprint_bytes, to_dict
+from amaru.errors import ArtifactError
+
+T = TypeVar("T")
+VERSIONS = ("torch", "numpy", "tokenizers", "safetensors")
+
+
+class Progress(Protocol):
+    """Where a run says what it does: a line that stays, and a line that changes in place."""
+
+    def note(self, text: str) -> None: ...
+    def update(self, text: str) -> None: ...
+
+
+def recipe_fingerprint(recipe: Config) -> str:
+    """`runs/train-3f2a91c0`: the same command finds its run again because the same settings give the same name."""
+    return fingerprint_bytes(json.dumps(to_dict(recipe), sort_keys=True))
+
+
+class Run:
+    """`Run("runs/demo", "demo", recipe, progress)`: steps that are kept when whole and made when not.
+
+    A step is finished when its entry in `steps.json` names the same `made_from` and its file is there. The same
+    command therefore continues after the last finished step, whatever stopped it.
+    Raises `ArtifactError` when the directory belongs to another recipe.
+    """
+
+    def __init__(self, directory: str | Path, kind: str, recipe: Config, progress: Progress) -> None:
+        self.directory = Path(directory)
+        self.kind = kind
+        self.recipe = recipe
+        self.progress = progress
+        self._claim()
+
+    def path(self, name: str) -> Path:
+        return self.directory / name
+
+    def keep(self, name: str, made_from: dict[str, str], make: Callable[[Path], Any], load: Callable[[Path], T], *, title: str = "") -> T:
+        """The content of file or directory `name`, made by `make(path)` unless a whole one from the same things is there."""
+        path = self.path(name)
+        title = title or name
+        steps = self._steps()
+        if steps.get(name, {}).get("made_from") == made_from and path.exists():
+            content = load(path)
+            self.progress.note(f"  {title}: kept from before")
+            return content
+        start = time.monotonic()
+        make(path)
+        content = load(path)
+        seconds = round(time.monotonic() - start, 2)
+        self._write("steps.json", self._steps() | {name: {"made_from": made_from, "seconds": seconds}})
+        self.progress.note(f"  {title}: {seconds:.1f} s")
+        return content
+
+    def result(self, name: str, made_from: dict[str, str], make: Callable[[], Any], *, title: str = "") -> Any:
+        """Plain JSON values under `name`, measured once and kept."""
+        return self.keep(
+            f"{name}.json", made_from, lambda path: self._write(path.name, make()), lambda path: json.loads(path.read_text()), title=title
+        )
+
+    def seconds(self) -> dict[str, float]:
+        """How long each finished step took."""
+        return {name: step["seconds"] for name, step in self._steps().items()}
+
+    def facts(self) -> dict[str, Any]:
+        """What exactly ran: command, recipe, versions, machine."""
+        return json.loads(self.path("run.json").read_text())
+
+    def _steps(self) -> dict[str, Any]:
+        path = self.path("steps.json")
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _claim(self) -> None:
+        path = self.path("run.json")
+        recipe = to_dict(self.recipe)
+        if path.exists():
+            before = json.loads(path.read_text())
+            if (before["kind"], before["recipe"]) != (self.kind, _plain(recipe)):
+                different = ", ".join(_differences(before["recipe"], _plain(recipe))) or "kind"
+                raise ArtifactError(f"{self.directory} holds a {before['kind']} run with other settings ({different}); give another --out.")
+            self.progress.note(f"Continuing {self.directory}")
+            return
+        if self.directory.is_file():
+            raise ArtifactError(f"{self.directory} is a file; --out is a directory.")
+        self._write("run.json", {"kind": self.kind, "recipe": recipe, **environment()})
+
+    def _write(self, name: str, values: Any) -> None:
+        with atomic_file(self.path(name)) as temporary:
+            temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def environment() -> dict[str, Any]:
+    """Command, versions and machine, for the record."""
+    return {
+        "command": " ".join(["amaru", *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "amaru": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in VERSIONS},
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _plain(values: Any) -> Any:
+    """As JSON gives them back (infinity and tuples included)."""
+    return json.loads(json.dumps(values))
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for name in before.keys() | now.keys():
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            names += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            names.append(f"{prefix}{name}: {old} there, {new} now")
+    return sorted(names)

@@ -1,0 +1,104 @@
+"""From files to packed rows: the part that every recipe with text begins with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from amaru.config import Config, fingerprint_bytes
+from amaru.data.corpus import Corpus, Document, read, split, standard_library
+from amaru.data.packing import PackedRows, made_from, pack
+from amaru.data.tokenizer import Tokenizer
+from amaru.errors import DataError
+from amaru.recipes.run import Run
+
+PYTHON = "@python"
+
+
+class TextRecipe(Config):
+    """`TextRecipe(data=("stories/*.txt",))`: which text, and how it is cut into rows.
+
+    data              paths, directories and globs; "@python" is the standard library of the running interpreter
+    field             the text field of .jsonl files
+    vocab             size of the tokenizer that is trained when there is none yet
+    row_length        tokens a row; states never cross rows
+    validation_share  share of documents kept for validation
+    limit_megabytes   at most so much text (documents in the order of a hash); None takes all
+    """
+
+    data: tuple[str, ...]
+    field: str = "text"
+    vocab: int = Field(default=4096, ge=258)
+    row_length: int = Field(default=512, ge=2)
+    validation_share: float = Field(default=0.02, gt=0, lt=1)
+    limit_megabytes: float | None = Field(default=None, gt=0)
+    seed: int = 0
+
+    def check(self) -> None:
+        if not self.data:
+            raise DataError("No text is named; give --data PATH_OR_GLOB, or --data @python for Python's standard library.")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokenised text of a run; `bytes_per_token` is measured on the validation rows."""
+
+    tokenizer: Tokenizer
+    training: PackedRows
+    validation: PackedRows
+    validation_bytes: int
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_bytes(self.training.fingerprint, self.validation.fingerprint)
+
+
+def prepare(recipe: TextRecipe, run: Run, tokenizer: Tokenizer | None = None) -> Text:
+    """Read, split, tokenise and pack; a tokenizer is trained when none is given. Kept in the run directory."""
+    corpus = _corpus(recipe)
+    run.progress.note(f"  text: {corpus.summary}")
+    training, validation = (_limited(side, recipe, run) for side in split(corpus.documents, recipe.validation_share, recipe.seed))
+    if tokenizer is None:
+        tokenizer = run.keep(
+            "tokenizer",
+            {"text": corpus.summary.fingerprint, "recipe": repr(recipe)},
+            lambda path: Tokenizer.train((document.text for document in training), recipe.vocab).save(path),
+            Tokenizer.load,
+            title=f"tokenizer of {recipe.vocab} tokens",
+        )
+    rows = [_rows(name, side, tokenizer, recipe.row_length, run) for name, side in (("training", training), ("validation", validation))]
+    return Text(tokenizer, rows[0], rows[1], sum(len(document.text.encode()) for document in validation))
+
+
+def _corpus(recipe: TextRecipe) -> Corpus:
+    if recipe.data == (PYTHON,):
+        return standard_library()
+    if PYTHON in recipe.data:
+        raise DataError(f"{PYTHON} stands alone; it cannot be mixed with other paths.")
+    return read(list(recipe.data), field=recipe.field)
+
+
+def _limited(documents: list[Document], recipe: TextRecipe, run: Run) -> list[Document]:
+    """The first documents that fit the limit; `split` gives them in the order of a hash, so this is a random sample."""
+    if recipe.limit_megabytes is None:
+        return documents
+    limit, size, kept = recipe.limit_megabytes * 1e6, 0, []
+    for document in documents:
+        size += len(document.text.encode())
+        if kept and size > limit:
+            break
+        kept.append(document)
+    if len(kept) < len(documents):
+        run.progress.note(f"  of {len(documents):,} documents {len(kept):,} are used (limit_megabytes {recipe.limit_megabytes:g})")
+    return kept
+
+
+def _rows(name: str, documents: list[Document], tokenizer: Tokenizer, row_length: int, run: Run) -> PackedRows:
+    origin = made_from(documents, tokenizer, row_length)
+
+    def make(path: Path) -> None:
+        pack(documents, tokenizer, row_length).save(path)
+
+    rows = run.keep(f"{name}.rows", origin, make, lambda path: PackedRows.load(path, origin), title=f"{name} rows")
+    run.progress.note(f"  {name}: {rows}")
+    return rows
