@@ -21,13 +21,13 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with _storage_errors(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -42,18 +42,18 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     previous = _previous(path)
-    with _storage_errors(path):
+    with storage_errors(path):
         try:
             temporary.mkdir(parents=True)
             yield temporary
             for file in temporary.rglob("*"):
-                _sync(file)
-            _sync(temporary)
+                sync(file)
+            sync(temporary)
             recover_directory(path)
             if path.exists():
                 os.rename(path, previous)
             os.rename(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
             shutil.rmtree(previous, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -75,7 +75,8 @@ def _previous(path: Path) -> Path:
     return path.with_name(f".{path.name}.previous")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return once the file or directory has reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -84,7 +85,7 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
     """Turn the errors of a disk into a sentence; safetensors reports a full disk as its own exception."""
     try:
         yield
