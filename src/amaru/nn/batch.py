@@ -36,6 +36,10 @@ class Batch:
             slots=None if slots is None else torch.tensor(slots),
         )
 
+    def to(self, device: torch.device) -> "Batch":
+        slots = None if self.slots is None else self.slots.to(device)
+        return Batch(self.ids.to(device), self.positions.to(device), self.cu_seqlens.to(device), slots)
+
     @property
     def lengths(self) -> Tensor:
         """[S] tokens of each sequence in this batch."""

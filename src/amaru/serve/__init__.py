@@ -1,0 +1,11 @@
+"""Running a model: sequences, the state pool they own slots of, sampling, and how fast it is.
+
+Lives here: everything between a prompt and its text. Not here: the model, which is the very one that is trained
+(`models`). Imports models, data, nn, ops, config and errors.
+"""
+
+from amaru.serve.generate import Generation, Settings, generate
+from amaru.serve.sampler import Sampling
+from amaru.serve.speed import Speed, Timing, measure
+
+__all__ = ["Generation", "Sampling", "Settings", "Speed", "Timing", "generate", "measure"]
