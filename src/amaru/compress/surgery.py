@@ -1,0 +1,139 @@
+"""Surgery: what a cut leaves of a model. No tensor is known here by name; every row follows from the declared axes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from amaru.axes import Axes, Layout, Selections, keep
+from amaru.errors import ConfigError
+from amaru.models import cost
+from amaru.models.checkpoint import Checkpoint, assemble, write
+from amaru.models.decoder import Decoder, DecoderConfig
+
+Read = Callable[[str], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Which part of a model stays.
+
+        Cut(layers=(0, 1, 3), network={"hidden": keep(axes["hidden"], [0, 2], axes)}, within={1: {"ffn": ...}})
+
+    layers    kept layers by their index in the parent, ascending
+    network   selections of the axes that all tensors share (`hidden`, `vocab`)
+    within    by the parent's layer index, selections of the axes of that layer
+
+    An axis that is not named stays whole. A permutation is a cut that keeps everything in another order.
+    """
+
+    layers: tuple[int, ...]
+    network: Selections = field(default_factory=dict)
+    within: dict[int, Selections] = field(default_factory=dict)
+
+    def of(self, layer: int) -> Selections:
+        """Everything selected inside one kept layer of the parent."""
+        return self.network | self.within.get(layer, {})
+
+
+def cut_config(config: DecoderConfig, cut: Cut) -> DecoderConfig:
+    """`cut_config(parent, cut)`: the student's shape, from sizes alone.
+
+    Raises `ConfigError` for layers that are missing, twice or out of order, axes the model does not have, selections
+    that do not fit their axis, and sizes that a layer cannot have.
+    """
+    _check_layers(config, cut)
+    _check_selections("The network", config.axes(), cut.network)
+    for index, selections in cut.within.items():
+        _check_selections(f"Layer {index} ({config.layers[index].kind})", config.layers[index].axes(), selections)
+    sizes = _sizes(config.axes(), cut.network)
+    layers = (config.layers[index].resized(_sizes(config.layers[index].axes(), cut.of(index))) for index in cut.layers)
+    return replace(config, vocab=sizes["vocab"], hidden=sizes["hidden"], layers=tuple(layers))  # type: ignore[arg-type]
+
+
+def cut_reader(config: DecoderConfig, cut: Cut, read: Read) -> Read:
+    """A student's `read(name)` from its parent's: reads the parent's tensor of that place and keeps the surviving rows.
+
+    Only one tensor is held at a time. Every shape is asserted against `cut_config`, which knows sizes but no rows.
+    """
+    parent, student = config.tensors(), cut_config(config, cut).tensors()
+
+    def read_cut(name: str) -> Tensor:
+        origin, selections = _origin(name, cut)
+        spec, axes = parent[origin]
+        tensor = _sliced(read(origin), spec.layout, axes, selections)
+        expected = student[name][0].layout.shape(student[name][1])
+        assert tensor.shape == expected, f"{name} was cut to {tuple(tensor.shape)}, not {expected}"
+        return tensor
+
+    return read_cut
+
+
+def cut_decoder(decoder: Decoder, cut: Cut) -> Decoder:
+    """`student = cut_decoder(parent, cut)`: a new decoder that shares no memory with its parent."""
+    weights = dict(decoder.named_parameters())
+    config = cut_config(decoder.config, cut)
+    student = assemble(config, cut_reader(decoder.config, cut, lambda name: weights[name].detach()))
+    student.compute_dtype = decoder.compute_dtype
+    held, predicted = sum(weight.numel() for weight in student.parameters()), cost.parameters(config)
+    assert held == predicted, f"the cut left {held} parameters, not {predicted}"
+    return student
+
+
+def cut_checkpoint(path: str | Path, cut: Cut, out: str | Path, tokenizer: object | None = None) -> DecoderConfig:
+    """`cut_checkpoint("parent", cut, "student", tokenizer)`: from disk to disk, holding one shard at most.
+
+    The student is opened again at the end, which checks every name and shape against its own config.json.
+    Raises `CheckpointError` when the parent cannot be read or the format cannot say the student's shape.
+    """
+    if Path(path).resolve() == Path(out).resolve():
+        raise ConfigError(f"The student would take the place of its parent {path}; give another --out.")
+    parent = Checkpoint(path)
+    config = cut_config(parent.config, cut)
+    read = cut_reader(parent.config, cut, parent.read)
+    dtype = parent.read("embedding.weight").dtype
+    write(out, config, ((name, read(name)) for name in config.tensors()), dtype, tokenizer)
+    written = Checkpoint(out).config
+    assert written == config, f"{out} reads as {written}, not {config}"
+    return config
+
+
+def _origin(name: str, cut: Cut) -> tuple[str, Selections]:
+    """The parent's name of a student's tensor, and the selections that reach it."""
+    if not name.startswith("layers."):
+        return name, cut.network
+    _, index, rest = name.split(".", 2)
+    layer = cut.layers[int(index)]
+    return f"layers.{layer}.{rest}", cut.of(layer)
+
+
+def _sliced(tensor: Tensor, layout: Layout, axes: Axes, selections: Selections) -> Tensor:
+    whole = tensor
+    for dimension, rows in enumerate(layout.surviving(axes, selections)):
+        if rows is not None:
+            tensor = tensor.index_select(dimension, torch.tensor(rows, device=tensor.device))
+    return tensor.clone() if tensor is whole else tensor
+
+
+def _sizes(axes: Axes, selections: Selections) -> dict[str, int]:
+    return {name: selections[name].kept if name in selections else axis.size for name, axis in axes.items()}
+
+
+def _check_layers(config: DecoderConfig, cut: Cut) -> None:
+    last = len(config.layers) - 1
+    if not cut.layers or list(cut.layers) != sorted(set(cut.layers)) or cut.layers[0] < 0 or cut.layers[-1] > last:
+        raise ConfigError(f"Cut.layers names kept layers from 0 to {last}, ascending and each once; got {list(cut.layers)}.")
+    if dropped := sorted(cut.within.keys() - set(cut.layers)):
+        raise ConfigError(f"Cut.within selects inside the layers {dropped}, which the same cut drops.")
+
+
+def _check_selections(owner: str, axes: Axes, selections: Selections) -> None:
+    for name, selection in selections.items():
+        if name not in axes:
+            raise ConfigError(f"{owner} has no axis '{name}' to cut; it has: {', '.join(axes)}.")
+        try:
+            keep(axes[name], selection.indices, axes)
+        except ConfigError as error:
+            raise ConfigError(f"{owner}: {error}") from None
