@@ -100,11 +100,15 @@ class Decoder(nn.Module):
 
     def hidden_states(self, batch: Batch, state: DecoderState | None = None) -> Tensor:
         """[T, hidden] after the final norm: what the head reads."""
-        x = self.embedding(batch.ids)
-        x = x if self.compute_dtype is None else x.to(self.compute_dtype)
+        x = self.embed(batch.ids)
         for index, layer in enumerate(self.layers):
             x = layer(x, batch, None if state is None else state[index])
         return self.norm(x)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """[T, hidden]: where the residual stream begins, in the dtype of activations."""
+        x = self.embedding(ids)
+        return x if self.compute_dtype is None else x.to(self.compute_dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden).to(torch.promote_types(hidden.dtype, torch.float32))
