@@ -6,7 +6,7 @@ from torch import Tensor
 from amaru.errors import ConfigError
 from amaru.ops.arguments import expect_shape, sequence_lengths
 from amaru.ops.backends import Backend, Op
-from amaru.ops.causal_conv1d import reference, shifted
+from amaru.ops.causal_conv1d import native, reference, shifted
 
 
 def causal_conv1d(
@@ -46,4 +46,10 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
     return (torch.zeros(2, 4, dtype=dtype), torch.zeros(4, 4), torch.zeros(4)), {"cu_seqlens": torch.tensor([0, 2])}
 
 
-CONV = Op("causal_conv1d", _sample, Backend("shifted", shifted.causal_conv1d), Backend("reference", reference.causal_conv1d))
+CONV = Op(
+    "causal_conv1d",
+    _sample,
+    Backend("native", native.causal_conv1d, native.refuses),
+    Backend("shifted", shifted.causal_conv1d),
+    Backend("reference", reference.causal_conv1d),
+)

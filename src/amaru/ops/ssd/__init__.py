@@ -6,7 +6,7 @@ from torch import Tensor
 from amaru.errors import ConfigError
 from amaru.ops.arguments import expect_shape, sequence_lengths
 from amaru.ops.backends import Backend, Op
-from amaru.ops.ssd import chunked, reference
+from amaru.ops.ssd import chunked, native, reference
 
 
 def ssd(
@@ -64,4 +64,6 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
     return (x, torch.ones(2, 2), -torch.ones(2), B, B, torch.ones(2)), {"cu_seqlens": torch.tensor([0, 2])}
 
 
-SSD = Op("ssd", _sample, Backend("chunked", chunked.ssd), Backend("reference", reference.ssd))
+SSD = Op(
+    "ssd", _sample, Backend("native", native.ssd, native.refuses), Backend("chunked", chunked.ssd), Backend("reference", reference.ssd)
+)

@@ -1,0 +1,135 @@
+"""Compile the kernels once per machine, keep the result in the user's cache, load it, and say why if that fails."""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOURCES = Path(__file__).parent
+# Neither flag touches infinities and NaN: one drops errno, the other the promise of exact exception flags.
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Library:
+    """The loaded kernels, or the reason why there are none."""
+
+    kernels: ctypes.CDLL | None
+    reason: str | None
+
+
+def library() -> Library:
+    """The kernels of this machine, compiled by `$CXX`, g++ or clang++ (a few seconds, the first time only)."""
+    return _library(os.environ.get("CXX", ""), os.environ.get("XDG_CACHE_HOME", ""))
+
+
+@functools.cache
+def _library(wanted: str, cache_home: str) -> Library:
+    cache = Path(cache_home or Path.home() / ".cache") / "amaru"
+    compiler = shutil.which(wanted) if wanted else shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return Library(
+            None, f"needs a C++ compiler; CXX={wanted} is none" if wanted else "needs a C++ compiler, found neither g++ nor clang++"
+        )
+    try:
+        path = cache / f"kernels-{_fingerprint(compiler)}.so"
+        if not path.exists():
+            _compile(compiler, path)
+        return Library(ctypes.CDLL(str(path)), None)
+    except subprocess.SubprocessError as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        return Library(None, f"could not be compiled by {compiler}: {said[0] if said else 'it failed silently'}")
+    except OSError as error:
+        return Library(None, f"could not be stored or loaded in {cache}: {error}")
+
+
+def _fingerprint(compiler: str) -> str:
+    """A hash of all that decides the result: sources, flags, the compiler, and what it takes this CPU to be."""
+    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    for source in sorted(SOURCES.glob("*.[ch]*")):
+        digest.update(source.read_bytes())
+    for question in (["--version"], ["-march=native", "-dM", "-E", "-x", "c++", os.devnull]):
+        digest.update(_run([compiler, *question]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """Into a name of our own first, then renamed: two processes that compile at once both end with a whole file."""
+    start = time.perf_counter()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        result = Path(directory) / path.name
+        _run([compiler, *FLAGS, "-o", str(result), *map(str, sorted(SOURCES.glob("*.cpp")))])
+        os.replace(result, path)
+    log.info("Compiled the CPU kernels in %.1f s: %s", time.perf_counter() - start, path)
+
+
+def _run(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+
+
+def refusal(*tensors: Tensor | None) -> str | None:
+    """Why the kernels do not serve these tensors, or None if they do."""
+    for tensor in tensors:
+        if tensor is not None and tensor.device.type != "cpu":
+            return f"needs CPU tensors, got device {tensor.device.type}"
+        if tensor is not None and tensor.dtype not in (torch.float32, torch.bfloat16):
+            return f"computes in float32 or bfloat16 only, got {short(tensor.dtype)}"
+    return library().reason
+
+
+def short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def call(kernel: str, *arguments: Tensor | Sequence[int] | float | None) -> int:
+    """Run a kernel: tensors go as pointers (None as null), integers as int64, sequences as arrays of int64, floats as float."""
+    kernels = library().kernels
+    assert kernels is not None, "a backend that refuses was called"
+    return getattr(kernels, kernel)(*map(_converted, arguments))
+
+
+def _converted(argument: Tensor | Sequence[int] | float | None) -> Any:
+    match argument:
+        case None:
+            return None
+        case Tensor():
+            return ctypes.c_void_p(argument.data_ptr())
+        case int():
+            return ctypes.c_int64(argument)
+        case float():
+            return ctypes.c_float(argument)
+    return (ctypes.c_int64 * len(argument))(*argument)
+
+
+def token_rows(tensor: Tensor) -> Tensor:
+    """The tensor itself if what belongs to one token lies together (a slice of wider rows will do), else a copy."""
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape[1:]), reversed(tensor.stride()[1:]), strict=True):
+        if size != 1 and stride != expected:
+            return tensor.contiguous()
+        expected *= size
+    return tensor if tensor.stride(0) >= expected or len(tensor) < 2 else tensor.contiguous()
