@@ -1,5 +1,6 @@
 """Hugging Face directories: which family a `config.json` speaks of, and its translation to and from layer tuples."""
 
+import difflib
 import json
 from pathlib import Path
 from types import ModuleType
@@ -17,12 +18,30 @@ def presets() -> dict[str, DecoderConfig]:
     return {name: config for family in FAMILIES.values() for name, config in family.presets().items()}
 
 
+def config_of(model: str | Path) -> DecoderConfig:
+    """`config_of("nemotron-h-8b")`, or of a checkpoint directory: its `config.json` alone is read.
+
+    Raises `CheckpointError` for a name that is neither, listing the presets.
+    """
+    if Path(model).is_dir():
+        values = read_json(Path(model) / "config.json")
+        return family_of(values).read_config(values)
+    known = presets()
+    if str(model) not in known:
+        close = difflib.get_close_matches(str(model), known, n=1)
+        hint = f"Did you mean '{close[0]}'?" if close else f"Presets are: {', '.join(known)}."
+        raise CheckpointError(f"'{model}' is neither a checkpoint directory nor a preset. {hint}")
+    return known[str(model)]
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; `CheckpointError` when it is missing or not one."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"There is no {path.name} in {path.parent}; a checkpoint is a directory with config.json and *.safetensors.") from None
+        raise CheckpointError(
+            f"There is no {path.name} in {path.parent}; a checkpoint is a directory with config.json and *.safetensors."
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, NotADirectoryError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(values, dict):
