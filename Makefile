@@ -8,7 +8,7 @@ USABLE     = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON    ?= $(shell for name in $(CANDIDATES); do $$name -c '$(USABLE)' 2>/dev/null && { echo $$name; break; }; done)
 
 BIN     = .venv/bin
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test soak lint clean
 
