@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,10 @@ class TrainingBatch:
     @property
     def target_tokens(self) -> int:
         return int((self.targets != IGNORED).sum())
+
+    def to(self, device: torch.device | str) -> "TrainingBatch":
+        moved = {name: getattr(self, name).to(device) for name in ("ids", "targets", "positions", "cu_seqlens")}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

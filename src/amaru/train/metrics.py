@@ -1,0 +1,156 @@
+"""What a run tells: one line of metrics.jsonl per step, and one live line for the person who waits."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from amaru.config.atomic import atomic_file, storage_errors, sync
+from amaru.errors import ArtifactError
+
+TERMINAL_PAUSE, LOG_PAUSE = 0.1, 5.0  # seconds between two appearances of the live line
+SMOOTHING = 0.9  # of the seconds per step that "time left" is reckoned with; recalls about ten steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """One finished step. `step` counts from 1; `loss` in nats per target; `tokens` targets of this step; `seconds`
+    of this step without validation; `memory` bytes in use (of the device where there is one, else of the process)."""
+
+    step: int
+    epoch: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    memory: int
+    parts: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class History:
+    """All steps of a run, those before an interruption included; `resumed_from` is the step this call began after."""
+
+    steps: tuple[StepMetrics, ...]
+    resumed_from: int
+
+    @property
+    def tokens(self) -> int:
+        return sum(step.tokens for step in self.steps)
+
+    @property
+    def seconds(self) -> float:
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def validation(self) -> dict[str, float]:
+        """The last validation, empty if there was none."""
+        return next((step.validation for step in reversed(self.steps) if step.validation), {})
+
+
+def read(path: str | Path, limit: int | None = None) -> tuple[StepMetrics, ...]:
+    """The (first `limit`) steps in a metrics.jsonl, none if there is no such file; a last line that was cut short does not count.
+
+    Raises `ArtifactError` for any other damage in them.
+    """
+    path = Path(path)
+    data = path.read_bytes() if path.exists() else b""
+    try:
+        return tuple(StepMetrics(**json.loads(line)) for line in data.split(b"\n")[:-1][:limit])
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{path} is not a record of training steps ({error}); delete it and its checkpoints to start anew.") from None
+
+
+class MetricsLog:
+    """`with MetricsLog(out / "metrics.jsonl", finished=200) as log: log.write(metrics)`
+
+    Opening cuts the file back to the `finished` steps of the checkpoint, so that no step stands there twice. Raises
+    `ArtifactError` when it lacks some of them, `StorageError` when the disk is full.
+    """
+
+    def __init__(self, path: Path, finished: int) -> None:
+        self.path = path
+        kept = read(path, limit=finished)
+        if [metrics.step for metrics in kept] != list(range(1, finished + 1)):
+            raise ArtifactError(f"{path} holds {len(kept)} of the {finished} steps that are done; delete {path.parent} to start anew.")
+        self.steps = list(kept)
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(_line(metrics) for metrics in kept), encoding="utf-8")
+
+    def __enter__(self) -> "MetricsLog":
+        self._file = self.path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with storage_errors(self.path):
+            self._file.close()
+
+    def write(self, metrics: StepMetrics) -> None:
+        with storage_errors(self.path):
+            self._file.write(_line(metrics))
+            self._file.flush()
+        self.steps.append(metrics)
+
+    def sync(self) -> None:
+        """Make the lines as lasting as the checkpoint that is saved next."""
+        with storage_errors(self.path):
+            sync(self.path)
+
+
+def _line(metrics: StepMetrics) -> str:
+    return json.dumps(asdict(metrics)) + "\n"
+
+
+class LiveLine:
+    """A callable for `train(report=...)`: in place on a terminal, a plain line every five seconds elsewhere; on stderr.
+
+    step 120/900  loss 3.214  validation loss 3.305  11,802 tokens/s  1.41 GB  gradient 0.83  2 min left
+    """
+
+    def __init__(self, steps: int, console: Console | None = None) -> None:
+        self.steps = steps
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self.validation: dict[str, float] = {}
+        self.pace = self.due = 0.0
+
+    def __enter__(self) -> "LiveLine":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live:
+            self.live.stop()
+
+    def __call__(self, metrics: StepMetrics) -> None:
+        self.pace = SMOOTHING * self.pace + (1 - SMOOTHING) * metrics.seconds if self.pace else metrics.seconds
+        self.validation = metrics.validation or self.validation
+        if time.monotonic() < self.due and metrics.step < self.steps:
+            return
+        self.due = time.monotonic() + (TERMINAL_PAUSE if self.live else LOG_PAUSE)
+        if self.live:
+            self.live.update(Text(self.text(metrics), no_wrap=True, overflow="ellipsis"), refresh=True)
+        else:
+            self.console.print(self.text(metrics), markup=False)
+
+    def text(self, metrics: StepMetrics) -> str:
+        parts = [f"step {metrics.step}/{self.steps}", f"loss {metrics.loss:.3f}"]
+        parts += [f"{name} {value:.3f}" for name, value in metrics.parts.items()]
+        parts += [f"validation {name} {value:.3f}" for name, value in self.validation.items()]
+        parts += [f"{metrics.tokens_per_second:,.0f} tokens/s", f"{metrics.memory / 1e9:.2f} GB", f"gradient {metrics.grad_norm:.2f}"]
+        return "  ".join([*parts, _duration((self.steps - metrics.step) * self.pace) + " left"])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

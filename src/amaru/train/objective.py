@@ -1,0 +1,38 @@
+"""What a training step minimises: a function of model and batch. `distill` brings others of the same shape."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from amaru.data.loader import TrainingBatch
+from amaru.data.packing import IGNORED
+from amaru.models.decoder import Decoder
+from amaru.models.loss import Loss
+from amaru.nn.batch import Batch
+from amaru.ops.head_loss import head_loss
+
+
+class Objective(Protocol):
+    """`objective(model, batch)` gives the loss of one batch, as a mean over its targets, with a gradient."""
+
+    def __call__(self, model: Decoder, batch: TrainingBatch, /) -> Loss: ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """`CrossEntropy()(model, batch).total`: the mean of -log p(next token), in nats, over the targets of the batch.
+
+    Logits exist for `chunk_tokens` tokens at a time.
+    """
+
+    chunk_tokens: int = 1024
+
+    def __call__(self, model: Decoder, batch: TrainingBatch, /) -> Loss:
+        def token_loss(logits: Tensor, rows: slice) -> Tensor:
+            return cross_entropy(logits, batch.targets[rows], ignore_index=IGNORED, reduction="sum")
+
+        hidden = model.hidden_states(Batch(batch.ids, batch.positions, batch.cu_seqlens))
+        total = head_loss(hidden, model.head.weight, token_loss, chunk_tokens=self.chunk_tokens)
+        return Loss(total=total / batch.target_tokens, tokens=batch.target_tokens)
