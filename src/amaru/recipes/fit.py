@@ -1,0 +1,60 @@
+"""One trained checkpoint: the step that train, distill, compress and the demo share."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from amaru.config import fingerprint_bytes
+from amaru.data.loader import Loader, in_order
+from amaru.eval.perplexity import evaluate
+from amaru.models.checkpoint import save
+from amaru.models.decoder import Decoder
+from amaru.recipes.run import Run
+from amaru.recipes.text import Text
+from amaru.train.loop import TrainConfig, train
+from amaru.train.objective import Objective
+
+VALIDATED_ROWS = 32  # while training; the final figures use all of them
+
+
+def steps_for(tokens: int, batch_rows: int, row_length: int) -> int:
+    """Whole steps that see at least `tokens` tokens."""
+    return max(1, -(-tokens // (batch_rows * row_length)))
+
+
+def fit(
+    run: Run,
+    name: str,
+    text: Text,
+    config: TrainConfig,
+    start: Callable[[], Decoder],
+    objective: Callable[[], Objective],
+    made_from: dict[str, str],
+    *,
+    title: str = "",
+    validate: bool = True,
+) -> Path:
+    """Train `start()` towards `objective()` and keep the checkpoint under `name`; the metrics stay in `NAME-training`.
+
+    Interrupted, the next call goes on from the last training checkpoint; finished, it does nothing.
+    Starting points and objectives are callables, so that nothing is loaded for a step that is finished.
+    """
+    folder = run.path(f"{name}-training")
+    origin = made_from | {"text": text.fingerprint, "training": fingerprint_bytes(repr(config))}
+
+    def make(path: Path) -> None:
+        run.progress.note(f"  {title or name}: {config.steps} steps of {config.batch_rows} x {text.training.row_length} tokens")
+        decoder = start()
+        loader = Loader(text.training, config.batch_rows, config.seed)
+        check = (lambda model: _validation(model, text, config.batch_rows)) if validate else None
+        train(decoder, objective(), loader, config, folder, made_from=origin, validate=check)
+        save(decoder, path, text.tokenizer)
+        shutil.rmtree(folder / "checkpoints")
+
+    return run.keep(name, origin, make, lambda path: path, title=title or name)
+
+
+def _validation(decoder: Decoder, text: Text, batch_rows: int) -> dict[str, float]:
+    return {"loss": evaluate(decoder, in_order(text.validation, batch_rows, limit=VALIDATED_ROWS)).loss}
+
+
