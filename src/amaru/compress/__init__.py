@@ -4,6 +4,30 @@ Lives here: importance scores, layer removal, the search space, plans, surgery o
 distillation of a student, which the search takes as callables. Imports models, nn, axes, config and errors.
 """
 
+from amaru.compress.budget import Budget, parse_budget
+from amaru.compress.candidate import Candidate
+from amaru.compress.importance import score
+from amaru.compress.plan import Plan, cut_for
+from amaru.compress.removal import iterative_layer_scores, layer_scores
+from amaru.compress.scores import Scores
+from amaru.compress.space import Enumeration, SearchSpace, enumerate_candidates
 from amaru.compress.surgery import Cut, cut_checkpoint, cut_config, cut_decoder
 
-__all__ = ["Cut", "cut_checkpoint", "cut_config", "cut_decoder"]
+__all__ = [
+    "Budget",
+    "Candidate",
+    "Cut",
+    "Enumeration",
+    "Plan",
+    "Scores",
+    "SearchSpace",
+    "cut_checkpoint",
+    "cut_config",
+    "cut_decoder",
+    "cut_for",
+    "enumerate_candidates",
+    "iterative_layer_scores",
+    "layer_scores",
+    "parse_budget",
+    "score",
+]
