@@ -168,25 +168,34 @@ def test_a_full_disk_while_writing_metrics(tmp_path, rows, undisturbed) -> None:
     assert finish(tmp_path, rows, undisturbed).resumed_from == 3
 
 
-def start_and_kill(out: Path, lines: int, delay: float) -> None:
-    """Run in another process, which saves after every step; kill it `delay` seconds after its record has `lines` lines."""
-    code = f"import torch; torch.set_num_threads({torch.get_num_threads()}); from pathlib import Path; from tests.train.small import *;"
-    command = [sys.executable, "-c", f"{code} run(Path({str(out)!r}), fresh_model())"]
-    child = subprocess.Popen(command, cwd=Path(__file__).parents[2])
-    while len(read(out / "metrics.jsonl")) < lines and child.poll() is None:
-        time.sleep(0.002)
-    time.sleep(delay)
-    child.kill()
-    assert child.wait() == -signal.SIGKILL
+def start(out: Path, options: str = "") -> subprocess.Popen:
+    """The undisturbed run, in another process with as many threads."""
+    code = (
+        "import os, resource, signal, torch\nfrom pathlib import Path\nfrom tests.train.small import fresh_model, run\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\nrun(Path({str(out)!r}), fresh_model(), {options})"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
 
 
-def test_a_killed_run_continues(tmp_path, rows, undisturbed) -> None:
-    start_and_kill(tmp_path, lines=4, delay=0)
-    assert 3 <= finish(tmp_path, rows, undisturbed).resumed_from < RECIPE.steps
+def test_killed_in_the_middle_of_saving(tmp_path, rows, undisturbed) -> None:
+    """The kernel kills the process when the file of the fifth checkpoint grows beyond a limit."""
+    limit = "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)), resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    kill = f"(signal.signal(signal.SIGXFSZ, signal.SIG_DFL), {limit})"
+    assert start(tmp_path, f"report=lambda metrics: metrics.step == 5 and {kill}").wait() == -signal.SIGXFSZ
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names[0].startswith(".step-00000005.") and names[1:] == ["step-00000003", "step-00000004"]
+    assert finish(tmp_path, rows, undisturbed).resumed_from == 4
+    assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 @pytest.mark.soak
-def test_killed_again_and_again(tmp_path, rows, undisturbed) -> None:
+def test_killed_at_any_moment(tmp_path, rows, undisturbed) -> None:
     for attempt in range(12):
-        start_and_kill(tmp_path / str(attempt), lines=1 + attempt % 5, delay=0.004 * attempt)
-        finish(tmp_path / str(attempt), rows, undisturbed)
+        out = tmp_path / str(attempt)
+        child = start(out)
+        while len(read(out / "metrics.jsonl")) < 1 + attempt % 5 and child.poll() is None:
+            time.sleep(0.002)
+        time.sleep(0.004 * attempt)
+        child.kill()
+        child.wait()
+        finish(out, rows, undisturbed)
