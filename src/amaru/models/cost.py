@@ -1,5 +1,7 @@
 """What a model costs, from its axes alone: parameters, bytes of weights, state and KV, FLOPs."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from amaru.axes import Axes, TensorSpec
@@ -7,7 +9,8 @@ from amaru.config import Config
 from amaru.models.decoder import DecoderConfig
 from amaru.nn.layer import elements
 
-BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5, "nvfp4": 4.5 / 8}
+Format = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4", "nvfp4"]
+BYTES: dict[str, float] = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5, "nvfp4": 4.5 / 8}
 
 
 class Workload(Config):
@@ -20,9 +23,9 @@ class Workload(Config):
 
     context: int = Field(default=4096, ge=0)
     batch: int = Field(default=1, gt=0)
-    weights: str = Field(default="bf16", pattern="^(fp32|bf16|fp16|fp8|int8|int4|nvfp4)$")
-    kv: str = Field(default="bf16", pattern="^(fp32|bf16|fp16|fp8|int8|int4|nvfp4)$")
-    state: str = Field(default="fp32", pattern="^(fp32|bf16|fp16)$")
+    weights: Format = "bf16"
+    kv: Format = "bf16"
+    state: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
 class Memory(Config):

@@ -1,0 +1,65 @@
+"""`amaru generate`: continue prompts with a checkpoint, text appearing as it comes."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from amaru.cli.output import JsonFlag, LiveLine, emit
+
+
+def command(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory with a tokenizer.")],
+    prompt: Annotated[list[str], typer.Option(help="The text to continue; give it several times to run several together.")],
+    max_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 always takes the most likely token.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Choose among the k most likely tokens.")] = None,
+    top_p: Annotated[float, typer.Option(help="Choose among the most likely tokens that together have this probability.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Continue a prompt. Text goes to stdout as it is generated; several prompts run as one batch and are printed when all are done."""
+    from amaru.data.tokenizer import Tokenizer
+    from amaru.models.checkpoint import load
+    from amaru.serve.generate import generate
+    from amaru.serve.sampler import Sampling
+    from amaru.serve.sequence import Settings
+    from amaru.serve.text import TextStream
+
+    tokenizer = Tokenizer.load(checkpoint)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    settings = Settings(max_tokens=max_tokens, stop=(tokenizer.eos_id,), sampling=sampling)
+    prompts = [tokenizer.encode(text) for text in prompt]
+    streaming = len(prompt) == 1 and not json
+    stream = TextStream(tokenizer, prompts[0])
+    decoder = load(checkpoint)
+    if streaming:
+        _write(prompt[0])
+    start = time.perf_counter()
+    results = generate(decoder, prompts, settings, (lambda _, token: _write(stream.add(token))) if streaming else None)
+    seconds = time.perf_counter() - start
+    if streaming:
+        _write(stream.rest() + "\n")
+    rows = [
+        {"prompt": text, "text": tokenizer.decode(result.tokens), "tokens": len(result.tokens), "finish": result.finish}
+        for text, result in zip(prompt, results, strict=True)
+    ]
+    if not streaming:
+        emit({"checkpoint": checkpoint, "results": rows, "seconds": seconds}, json=json, people=show)
+    tokens = sum(row["tokens"] for row in rows)
+    LiveLine().note(f"{tokens} tokens in {seconds:.2f} s, {tokens / seconds:,.0f} tokens/s with the prompt's prefill")
+
+
+def show(facts: Mapping[str, Any], console: Console) -> None:
+    for number, row in enumerate(facts["results"]):
+        console.rule(f"prompt {number}, {row['tokens']} tokens, ended by {row['finish']}")
+        console.print(row["prompt"] + row["text"], soft_wrap=True)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
