@@ -10,15 +10,21 @@ from amaru.compress.importance import score
 from amaru.compress.plan import Plan, cut_for
 from amaru.compress.removal import iterative_layer_scores, layer_scores
 from amaru.compress.scores import Scores
+from amaru.compress.search import Contender, Outcome, Ranked, judge, rank_zero_shot, shortlist
 from amaru.compress.space import Enumeration, SearchSpace, enumerate_candidates
+from amaru.compress.store import CandidateStore
 from amaru.compress.surgery import Cut, cut_checkpoint, cut_config, cut_decoder
 
 __all__ = [
     "Budget",
     "Candidate",
+    "CandidateStore",
+    "Contender",
     "Cut",
     "Enumeration",
+    "Outcome",
     "Plan",
+    "Ranked",
     "Scores",
     "SearchSpace",
     "cut_checkpoint",
@@ -27,7 +33,10 @@ __all__ = [
     "cut_for",
     "enumerate_candidates",
     "iterative_layer_scores",
+    "judge",
     "layer_scores",
     "parse_budget",
+    "rank_zero_shot",
     "score",
+    "shortlist",
 ]
