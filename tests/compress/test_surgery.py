@@ -1,0 +1,212 @@
+"""Cuts against masks made by hand, the permutation laws, and the published shapes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from amaru.axes import Axis, Selection, keep
+from amaru.compress import Cut, cut_checkpoint, cut_config, cut_decoder
+from amaru.compress.surgery import cut_reader
+from amaru.errors import ConfigError
+from amaru.models import Decoder, cost
+from amaru.models.checkpoint import load, save
+from amaru.models.hf import presets
+from amaru.nn import Attention, Mamba2
+from amaru.nn.layer import tensor
+from amaru.nn.mamba2 import CONV_ROWS
+from tests.compress.oracles import masked, small_batch, small_config, small_decoder
+
+FREE = ["hidden", "group", "head", "channel", "state", "kv_group", "query", "qk_channel", "v_channel", "ffn"]
+KEPT = {"hidden": 13, "group": 1, "head": 2, "channel": 3, "state": 3, "kv_group": 1, "query": 1, "qk_channel": 4, "v_channel": 4, "ffn": 5}
+
+
+def drawn(rng, size, count):
+    """`count` of `size` indices in random order, and never all of them in their old order."""
+    order = rng.permutation(size)
+    return (np.roll(order, 1) if np.array_equal(order, np.arange(size)) else order)[:count]
+
+
+def selections(axes, kept, rng, shared=()):
+    """For each axis of `kept` a random choice of so many indices, in random order, of its own under each parent."""
+    chosen = {}
+    for name, count in kept.items():
+        if name in axes:
+            outer = () if name in shared else tuple(axes[parent].size for parent in axes[name].parents)
+            lists = [drawn(rng, axes[name].size, count) for _ in range(int(np.prod(outer)))]
+            chosen[name] = keep(axes[name], np.reshape(lists, (*outer, count)), axes)
+    return chosen
+
+
+def random_cut(config, kept, *, layers=None, seed=0, shared=()):
+    rng = np.random.default_rng(seed)
+    layers = tuple(range(len(config.layers))) if layers is None else layers
+    within = {index: selections(config.layers[index].axes(), kept, rng, shared) for index in layers}
+    return Cut(layers, selections(config.axes(), kept, rng), {index: chosen for index, chosen in within.items() if chosen})
+
+
+def difference(one, other, batch):
+    with torch.no_grad():
+        return (one(batch) - other(batch)).abs().max().item()
+
+
+@pytest.mark.parametrize("axes", [*([axis] for axis in FREE), FREE], ids=lambda axes: "all" if axes is FREE else axes[0])
+def test_permuting_a_free_axis_under_its_parents_changes_nothing(axes):
+    parent = small_decoder()
+    sizes = {name: axis.size for index in range(3) for name, axis in parent.config.layer_axes(index).items()}
+    permutation = random_cut(parent.config, {axis: sizes[axis] for axis in axes})
+    student = cut_decoder(parent, permutation)
+    assert student.config == parent.config
+    assert any(not torch.equal(new, old) for new, old in zip(student.parameters(), parent.parameters(), strict=True))
+    assert difference(parent, student, small_batch()) < 1e-9
+
+
+class Ungrouped(Mamba2):
+    """A wrong declaration: heads that belong to no group."""
+
+    def axes(self):
+        head = Axis(name="head", size=self.heads)
+        return super().axes() | {"head": head, "channel": Axis(name="channel", size=self.channels, parents=("head",))}
+
+    def tensors(self):
+        flat = {
+            "in_proj.weight": tensor(f"z: head channel | {CONV_ROWS} | dt: head".replace("group head", "head"), "hidden"),
+            "conv1d.weight": tensor(CONV_ROWS.replace("group head", "head"), "unit", "tap"),
+            "conv1d.bias": tensor(CONV_ROWS.replace("group head", "head")),
+            "norm.weight": tensor("head channel"),
+            "out_proj.weight": tensor("hidden", "head channel"),
+        }
+        return super().tensors() | {name: tensor("head") for name in ("A_log", "D", "dt_bias")} | flat
+
+    def resized(self, sizes):
+        return super().resized(sizes | {"head": sizes["head"] // sizes["group"]})
+
+
+@pytest.mark.parametrize(("order", "allowed"), [([2, 0, 1, 3, 5, 4], True), ([3, 1, 2, 0, 4, 5], False)])
+def test_a_layer_that_forgets_its_groups_fails_the_law(order, allowed):
+    parent = small_decoder("M")
+    old = parent.config.layers[0]
+    wrong = Ungrouped(heads=old.heads, channels=old.channels, groups=old.groups, state=old.state, chunk_size=old.chunk_size)
+    config = replace(parent.config, layers=(wrong,))
+    cut = Cut((0,), {}, {0: {"head": keep(wrong.axes()["head"], order, wrong.axes())}})
+    read = cut_reader(config, cut, lambda name: dict(parent.named_parameters())[name].detach())
+    twin = small_decoder("M")
+    twin.load_state_dict({name: read(name) for name in config.tensors()})
+    assert (difference(parent, twin, small_batch()) < 1e-9) is allowed
+
+
+@pytest.mark.parametrize("axes", [*([axis] for axis in FREE[:7]), ["qk_channel", "v_channel"], ["ffn"], FREE, []], ids=lambda axes: "+".join(axes))
+def test_a_cut_equals_the_masked_parent(axes):
+    parent = small_decoder()
+    cut = random_cut(parent.config, {axis: KEPT[axis] for axis in axes}, layers=None if axes and axes is not FREE else (0, 2, 4))
+    student = cut_decoder(parent, cut)
+    assert difference(student, masked(parent, cut), small_batch()) < 1e-9
+    assert difference(student, parent, small_batch()) > 1e-3
+    assert sum(weight.numel() for weight in student.parameters()) == cost.parameters(cut_config(parent.config, cut))
+    assert cost.parameters(student.config) < cost.parameters(parent.config)
+
+
+def test_channels_shared_by_all_heads():
+    parent = small_decoder()
+    cut = random_cut(parent.config, {"channel": 3}, shared=("channel",))
+    assert cut.within[0]["channel"].indices.shape == (3,)
+    assert difference(cut_decoder(parent, cut), masked(parent, cut), small_batch()) < 1e-9
+
+
+def test_every_sliced_shape_by_name():
+    parent = small_decoder()
+    cut = random_cut(parent.config, {name: KEPT[name] for name in ("hidden", "head", "channel", "ffn")}, layers=(0, 1, 2))
+    shapes = {name: tuple(weight.shape) for name, weight in cut_decoder(parent, cut).named_parameters()}
+    assert shapes == {
+        "embedding.weight": (31, 13),
+        "layers.0.norm.weight": (13,),
+        "layers.0.mixer.in_proj.weight": (2 * 12 + 2 * 10 + 4, 13),
+        "layers.0.mixer.conv1d.weight": (12 + 2 * 10, 1, 4),
+        "layers.0.mixer.conv1d.bias": (32,),
+        "layers.0.mixer.A_log": (4,),
+        "layers.0.mixer.D": (4,),
+        "layers.0.mixer.dt_bias": (4,),
+        "layers.0.mixer.norm.weight": (12,),
+        "layers.0.mixer.out_proj.weight": (13, 12),
+        "layers.1.norm.weight": (13,),
+        "layers.1.mixer.up_proj.weight": (5, 13),
+        "layers.1.mixer.down_proj.weight": (13, 5),
+        "layers.2.norm.weight": (13,),
+        "layers.2.mixer.q_proj.weight": (24, 13),
+        "layers.2.mixer.k_proj.weight": (12, 13),
+        "layers.2.mixer.v_proj.weight": (12, 13),
+        "layers.2.mixer.o_proj.weight": (13, 24),
+        "norm.weight": (13,),
+        "head.weight": (31, 13),
+    }
+
+
+def test_the_8b_cut_to_the_shape_of_the_4b_is_the_4b():
+    parent, student = presets()["nemotron-h-8b"], presets()["nemotron-h-4b"]
+    sizes = {"mamba2": {"head": 14}, "mlp": {"ffn": 12288}, "attention": {}}
+    within = {
+        index: {name: Selection(np.arange(kept)) for name, kept in sizes[layer.kind].items()} for index, layer in enumerate(parent.layers)
+    }
+    cut = Cut(tuple(range(52)), {"hidden": Selection(np.arange(3072))}, within)
+    assert cut_config(parent, cut) == student
+    inner, bc = 112 * 64, 2 * 8 * 128
+    mamba = 3072 * (2 * inner + bc + 112) + inner * 3072 + (inner + bc) * (4 + 1) + 3 * 112 + inner + 3072
+    mlp, attention = 2 * 3072 * 12288 + 3072, 3072 * 128 * (32 + 8 + 8) + 32 * 128 * 3072 + 3072
+    assert cost.parameters(cut_config(parent, cut)) == 2 * 131072 * 3072 + 3072 + 24 * mamba + 24 * mlp + 4 * attention
+
+
+def test_a_student_shares_no_memory_with_its_parent():
+    parent = small_decoder(tied=True)
+    student = cut_decoder(parent, Cut((0, 1, 2, 3, 4)))
+    assert not {weight.data_ptr() for weight in student.parameters()} & {weight.data_ptr() for weight in parent.parameters()}
+    assert student.head.weight is student.embedding.weight
+    assert difference(parent, student, small_batch()) == 0
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_from_disk_to_disk_gives_the_same_student(tmp_path, tied):
+    parent = small_decoder(tied=tied)
+    save(parent, tmp_path / "parent")
+    cut = random_cut(parent.config, {name: KEPT[name] for name in ("hidden", "head", "channel", "ffn")}, layers=(0, 2, 3, 4))
+    config = cut_checkpoint(tmp_path / "parent", cut, tmp_path / "student")
+    student = load(tmp_path / "student")
+    assert student.config == config
+    for (name, read), held in zip(student.named_parameters(), cut_decoder(parent, cut).parameters(), strict=True):
+        assert torch.equal(read, held), name
+    with pytest.raises(ConfigError, match="place of its parent"):
+        cut_checkpoint(tmp_path / "parent", cut, tmp_path / "parent")
+
+
+def test_activations_keep_their_dtype_and_fp32_tensors_stay_fp32():
+    parent = Decoder(small_config()).initialise(0)
+    parent.compute_dtype = torch.bfloat16
+    student = cut_decoder(parent, Cut((0, 1)))
+    assert student.compute_dtype == torch.bfloat16
+    assert student.layers[0].mixer.A_log.dtype == torch.float32
+
+
+WRONG = {
+    "got \\[1, 0\\]": Cut((1, 0)),
+    "got \\[0, 0\\]": Cut((0, 0)),
+    "from 0 to 4": Cut((0, 5)),
+    "got \\[\\]": Cut(()),
+    "layers \\[1\\], which the same cut drops": Cut((0,), {}, {1: {"ffn": Selection(np.arange(2))}}),
+    "no axis 'ffn' to cut; it has: group": Cut((0,), {}, {0: {"ffn": Selection(np.arange(2))}}),
+    "The network has no axis 'head'": Cut((0,), {"head": Selection(np.arange(2))}),
+    "indices 0 to 10; a selection names 0 to 11": Cut((1,), {}, {1: {"ffn": Selection(np.arange(12))}}),
+    "'tap' is fixed": Cut((0,), {}, {0: {"tap": Selection(np.arange(3))}}),
+    "one width for qk_channel and v_channel": Cut((2,), {}, {2: {"qk_channel": Selection(np.arange(3))}}),
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_wrong_cuts_are_refused_in_a_sentence(sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        cut_config(small_config(), WRONG[sentence])
+
+
+def test_every_axis_of_every_layer_is_under_the_law():
+    declared = {name for layer in (small_config().layers) for name, axis in layer.axes().items() if not axis.fixed}
+    assert declared | {"hidden"} == set(FREE)
+    assert {type(layer) for layer in small_config().layers} >= {Mamba2, Attention}
