@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.compress.oracles import masked, small_batch, small_config, small_decoder
 
 from amaru.axes import Axis, Selection, keep
 from amaru.compress import Cut, cut_checkpoint, cut_config, cut_decoder
@@ -16,7 +17,6 @@ from amaru.models.hf import presets
 from amaru.nn import Attention, Mamba2
 from amaru.nn.layer import tensor
 from amaru.nn.mamba2 import CONV_ROWS
-from tests.compress.oracles import masked, small_batch, small_config, small_decoder
 
 FREE = ["hidden", "group", "head", "channel", "state", "kv_group", "query", "qk_channel", "v_channel", "ffn"]
 KEPT = {"hidden": 13, "group": 1, "head": 2, "channel": 3, "state": 3, "kv_group": 1, "query": 1, "qk_channel": 4, "v_channel": 4, "ffn": 5}
@@ -96,7 +96,9 @@ def test_a_layer_that_forgets_its_groups_fails_the_law(order, allowed):
     assert (difference(parent, twin, small_batch()) < 1e-9) is allowed
 
 
-@pytest.mark.parametrize("axes", [*([axis] for axis in FREE[:7]), ["qk_channel", "v_channel"], ["ffn"], FREE, []], ids=lambda axes: "+".join(axes))
+@pytest.mark.parametrize(
+    "axes", [*([axis] for axis in FREE[:7]), ["qk_channel", "v_channel"], ["ffn"], FREE, []], ids=lambda axes: "+".join(axes)
+)
 def test_a_cut_equals_the_masked_parent(axes):
     parent = small_decoder()
     cut = random_cut(parent.config, {axis: KEPT[axis] for axis in axes}, layers=None if axes and axes is not FREE else (0, 2, 4))

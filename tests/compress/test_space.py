@@ -1,0 +1,141 @@
+"""Enumeration against plain nested loops, and the sentences when a budget cannot be met."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from amaru.compress import Budget, Scores, SearchSpace, enumerate_candidates, parse_budget
+from amaru.compress.space import spread
+from amaru.errors import BudgetError, ConfigError
+from amaru.models import DecoderConfig, cost
+from amaru.models.cost import Workload
+from amaru.models.hf import presets
+from amaru.models.pattern import layers_from_pattern
+from amaru.nn import MLP, Attention, Mamba2
+
+MAMBA, ATTENTION = Mamba2(heads=8, channels=16, groups=2, state=16), Attention(query_heads=4, kv_heads=2, channels=16)
+PARENT = DecoderConfig(vocab=97, hidden=64, layers=layers_from_pattern("M-M*-M-", {"M": MAMBA, "*": ATTENTION, "-": MLP(ffn=96)}))
+IMPORTANCE = [7.0, 1.0, 5.0, 2.0, 6.0, 3.0, 4.0]
+WORKLOAD = Workload(context=50, batch=3)
+SPACE = SearchSpace(
+    widths={"hidden": (48,), "ffn": (64, 32), "head": (3, 2), "channel": ()}, kept={"mamba2": (3, 2), "mlp": (3, 1)}, use=0.8, limit=10_000
+)
+
+
+def scores_for(config, layers=None):
+    """Scores of the right shapes, drawn at random."""
+    rng = np.random.default_rng(0)
+    within = []
+    for layer in config.layers:
+        expression = " x ".join(layer.axes()) if isinstance(layer, MLP) else "group x head x channel" if isinstance(layer, Mamba2) else None
+        within.append({expression: rng.random([layer.axes()[name].size for name in expression.split(" x ")])} if expression else {})
+    importance = None if layers is None else np.array(layers)
+    return Scores(hidden=rng.random(config.hidden), within=tuple(within), layers=importance, samples=1, tokens=1, ffn_read="", made_from={})
+
+
+def nested_loops():
+    """Every shape of SPACE with its cost, by building each config."""
+    for hidden, ffn, head, mambas, mlps in itertools.product((64, 48), (96, 64, 32), (4, 3, 2), (3, 2), (3, 1)):
+        keep_mamba = {3: {0, 2, 5}, 2: {0, 2}}[mambas]  # importances 7, 5, 3
+        keep_mlp = {3: {1, 4, 6}, 1: {4}}[mlps]  # importances 1, 6, 4
+        kept = sorted(keep_mamba | keep_mlp | {3})
+        mamba = Mamba2(heads=2 * head, channels=16, groups=2, state=16)
+        layers = tuple({"mamba2": mamba, "attention": ATTENTION, "mlp": MLP(ffn=ffn)}[PARENT.layers[index].kind] for index in kept)
+        config = DecoderConfig(vocab=97, hidden=hidden, layers=layers)
+        yield tuple(kept), config, cost.parameters(config), cost.memory(config, WORKLOAD).total
+
+
+@pytest.mark.parametrize("limits", [{"parameters": 90_000}, {"memory": 240_000}, {"parameters": 90_000, "memory": 240_000}])
+def test_enumeration_equals_nested_loops(limits):
+    budget = Budget(**limits, workload=WORKLOAD)
+    found = enumerate_candidates(PARENT, scores_for(PARENT, IMPORTANCE), budget, SPACE)
+    everything = list(nested_loops())
+    costs = {"parameters": 2, "memory": 3}
+    fits = [shape for shape in everything if 0.8 <= max(shape[costs[name]] / limit for name, limit in limits.items()) <= 1]
+    assert found.shapes == len(everything) == 72
+    assert found.fitting == len(found.candidates) == len(fits) > 3
+    assert {(c.layers, c.config, c.parameters, c.memory) for c in found.candidates} == set(fits)
+    assert len({candidate.key for candidate in found.candidates}) == len(fits)
+    assert found.describe() == f"72 shapes, {len(fits)} use 80% to 100% of the budget; all of them are ranked"
+
+
+def test_default_grids():
+    found = enumerate_candidates(
+        PARENT, scores_for(PARENT, IMPORTANCE), Budget(parameters=cost.parameters(PARENT) - 1), SearchSpace(use=0, limit=100_000)
+    )
+    seen = {name: sorted({candidate.shape[name] for candidate in found.candidates}) for name in found.candidates[0].shape}
+    assert seen == {
+        "mamba2": [2, 3],
+        "mlp": [2, 3],
+        "attention": [1],
+        "hidden": [32, 48, 64],
+        "head": [3, 4],
+        "channel": [16],
+        "ffn": [48, 64, 80, 96],
+    }
+    assert found.fitting == found.shapes - 1  # all but the parent
+
+
+def test_the_8b_space_is_counted_quickly_and_holds_the_4b():
+    parent = presets()["nemotron-h-8b"]
+    space = SearchSpace(
+        widths={"hidden": (3072,), "ffn": (12288,), "head": (14,), "channel": ()}, floors=dict.fromkeys(("mamba2", "attention", "mlp"), 1.0)
+    )
+    found = enumerate_candidates(parent, scores_for(parent), parse_budget("4.5B", parent), space)
+    assert presets()["nemotron-h-4b"] in [candidate.config for candidate in found.candidates]
+    assert next(c for c in found.candidates if c.config.hidden == 3072 and c.shape["head"] == 14).describe() == (
+        "52 layers (24M 24- 4*), hidden 3072, 112 heads x 64, 8 groups, state 128, ffn 12288"
+    )
+
+
+def test_the_cap_spreads_over_shapes():
+    scores, budget = scores_for(PARENT, IMPORTANCE), Budget(parameters=90_000)
+    space = replace(SPACE, use=0.5)
+    everything = enumerate_candidates(PARENT, scores, budget, space)
+    capped = enumerate_candidates(PARENT, scores, budget, replace(space, limit=8))
+    assert len(capped.candidates) == 8 < everything.fitting == capped.fitting
+    assert "8 of them, far apart in shape, are ranked" in capped.describe()
+    assert set(capped.candidates) <= set(everything.candidates)
+    for name, values in {"hidden": {48, 64}, "ffn": {32, 64, 96}, "head": {2, 3, 4}, "mamba2": {2, 3}}.items():
+        assert {candidate.shape[name] for candidate in capped.candidates} == values
+    largest = sorted(everything.candidates, key=lambda candidate: -candidate.parameters)[:8]
+    assert set(largest) != set(capped.candidates)
+
+
+def test_spread_takes_all_when_there_are_few():
+    candidates = enumerate_candidates(PARENT, scores_for(PARENT, IMPORTANCE), Budget(parameters=90_000), SPACE).candidates
+    assert spread(candidates, 1000) == list(candidates)
+    assert len(set(spread(candidates, 3))) == 3
+
+
+def refused(error, sentence, *, budget=None, space=SPACE, parent=PARENT, layers=IMPORTANCE):
+    with pytest.raises(error, match=sentence):
+        enumerate_candidates(parent, scores_for(parent, layers), budget or Budget(parameters=90_000), space)
+
+
+def test_budgets_that_cannot_be_met():
+    smallest = min(shape[2] for shape in nested_loops())
+    refused(BudgetError, f"smallest in the search space has {smallest:,} parameters", budget=Budget(parameters=1000))
+    refused(BudgetError, r"2 mamba2 layers, 1 mlp layers, 1 attention layers, hidden 48, 4 heads x 16", budget=Budget(parameters=1000))
+    refused(BudgetError, "as it is .* nothing to cut", budget=Budget(parameters=10**9))
+    narrow = replace(SPACE, widths={"hidden": (), "ffn": (), "head": (1,), "channel": ()}, kept={"mamba2": (3,), "mlp": (3,)}, use=0.99)
+    refused(BudgetError, r"use at most \d\d\.\d% of it, less than SearchSpace.use = 99%", budget=Budget(parameters=100_000), space=narrow)
+
+
+def test_spaces_that_do_not_fit_the_parent():
+    refused(ConfigError, "asks for ffn 97; the parent has 96", space=SearchSpace(widths={"ffn": (97,)}))
+    refused(ConfigError, "asks for hidden 0", space=SearchSpace(widths={"hidden": (0,)}))
+    refused(
+        ConfigError,
+        "the axis 'heads', which the parent does not have; it has: hidden, head, channel, ffn",
+        space=SearchSpace(widths={"heads": (2,)}),
+    )
+    refused(ConfigError, "the kind of layer 'mamba'", space=SearchSpace(kept={"mamba": (1,)}))
+    refused(ConfigError, "asks for 4 mamba2 layers; the parent has 3", space=SearchSpace(kept={"mamba2": (4,)}))
+    refused(ConfigError, "these scores lack", layers=None)
+    mixed = replace(PARENT, layers=(*PARENT.layers[:6], MLP(ffn=80)))
+    refused(ConfigError, "all mlp layers one width, but layers 1 and 6", parent=mixed)
+    with pytest.raises(ConfigError, match=r"from 0 to 1; got 1\.5 for ffn"):
+        SearchSpace(shares={"ffn": (1.5,)})
