@@ -4,7 +4,7 @@ Lives here: importance scores, layer removal, the search space, plans, surgery o
 distillation of a student, which the search takes as callables. Imports models, nn, axes, config and errors.
 """
 
-from amaru.compress.budget import Budget, parse_budget
+from amaru.compress.budget import Budget
 from amaru.compress.candidate import Candidate
 from amaru.compress.importance import score
 from amaru.compress.plan import Plan, cut_for
@@ -35,7 +35,6 @@ __all__ = [
     "iterative_layer_scores",
     "judge",
     "layer_scores",
-    "parse_budget",
     "rank_zero_shot",
     "score",
     "shortlist",
