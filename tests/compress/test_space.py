@@ -83,7 +83,7 @@ def test_the_8b_space_is_counted_quickly_and_holds_the_4b():
     space = SearchSpace(
         widths={"hidden": (3072,), "ffn": (12288,), "head": (14,), "channel": ()}, floors=dict.fromkeys(("mamba2", "attention", "mlp"), 1.0)
     )
-    found = enumerate_candidates(parent, scores_for(parent)("4.5B", parent), space)
+    found = enumerate_candidates(parent, scores_for(parent), Budget(parameters=4_500_000_000), space)
     assert presets()["nemotron-h-4b"] in [candidate.config for candidate in found.candidates]
     assert next(c for c in found.candidates if c.config.hidden == 3072 and c.shape["head"] == 14).describe() == (
         "52 layers (24M 24- 4*), hidden 3072, 112 heads x 64, 8 groups, state 128, ffn 12288"
