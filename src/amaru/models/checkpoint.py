@@ -15,11 +15,13 @@ from amaru.models.decoder import Decoder, DecoderConfig
 from amaru.models.hf import family_for, family_of, read_json
 from amaru.models.shards import DTYPES, ShardReader, write_shards
 
+READABLE = ("F64", "F32", "F16", "BF16")  # in the words of safetensors
+
 
 class Checkpoint:
     """A checkpoint on disk under our own names: `Checkpoint(path).read("layers.0.mixer.A_log")`.
 
-    Opening checks that the tensors are exactly those of the config, by name and shape, before any is read.
+    Opening checks that the tensors are exactly those of the config, by name, shape and kind, before any is read.
     Raises `CheckpointError` naming what is missing, left over, of the wrong shape, or cut short.
     """
 
@@ -31,7 +33,7 @@ class Checkpoint:
         self._family = family_of(self.values)
         self.config: DecoderConfig = self._family.read_config(self.values)
         self._shards = ShardReader(self.path)
-        self._theirs = {self._family.our_name(name): name for name in self._shards.names}
+        self._theirs = self._renamed()
         self._check_names()
         self._check_shapes()
 
@@ -42,13 +44,26 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         """One tensor in its stored dtype; A_log, D and dt_bias in at least fp32."""
         tensor = self._shards.read(self._theirs[name])
+        if name == "embedding.weight" and self._tied_head and not torch.equal(tensor, self._shards.read(self._tied_head)):
+            raise CheckpointError(
+                f"{self.path}: config.json says tie_word_embeddings, but {self._tied_head} differs from {self._theirs[name]}; "
+                "set it to false to read both."
+            )
         spec = self.config.tensors()[name][0]
         return _at_least_fp32(tensor) if spec.keep_fp32 else tensor
 
+    def _renamed(self) -> dict[str, str]:
+        """Their names by ours."""
+        theirs: dict[str, str] = {}
+        for name in self._shards.names:
+            other = theirs.setdefault(self._family.our_name(name), name)
+            if other != name:
+                raise CheckpointError(f"{self.path} holds one tensor under two names: {other} and {name}.")
+        return theirs
+
     def _check_names(self) -> None:
         expected = set(self.config.tensors())
-        if self.config.tied:
-            self._theirs.pop("head.weight", None)
+        self._tied_head = self._theirs.pop("head.weight", None) if self.config.tied else None
         missing, extra = sorted(expected - self._theirs.keys()), sorted(self._theirs.keys() - expected)
         if missing:
             listed = ", ".join(self._family.hf_name(name) for name in missing)
@@ -63,6 +78,11 @@ class Checkpoint:
             if expected != found:
                 raise CheckpointError(
                     f"{self.path}: tensor {self._theirs[name]} has shape {list(found)}, but config.json asks for {list(expected)}."
+                )
+            if self._shards.dtype(self._theirs[name]) not in READABLE:
+                raise CheckpointError(
+                    f"{self.path}: tensor {self._theirs[name]} is stored as {self._shards.dtype(self._theirs[name])}; "
+                    f"amaru reads {', '.join(READABLE)}."
                 )
 
 
@@ -84,7 +104,7 @@ def assemble(config: DecoderConfig, read: Callable[[str], Tensor], dtype: torch.
         assert tensor.shape == spec.layout.shape(axes), f"{name}: {tensor.shape}"
         _place(decoder, name, tensor)
     if config.tied:
-        decoder.head.weight = decoder.embedding.weight
+        decoder.tie()
     return decoder
 
 
@@ -106,7 +126,7 @@ def write(
             values |= {f"{name}_token_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "eos", "pad")}
             tokenizer.save(directory)  # type: ignore[attr-defined]
         (directory / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        write_shards(directory, ((family.hf_name(name), tensor) for name, tensor in tensors))
+        write_shards(directory, ((family.hf_name(name), tensor) for name, tensor in _with_head(config, tensors)))
 
 
 def fingerprint(path: str | Path) -> str:
@@ -117,6 +137,14 @@ def fingerprint(path: str | Path) -> str:
         with open(file, "rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def _with_head(config: DecoderConfig, tensors: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
+    """A tied head is written out as well: transformers 5.23 ties nothing in this family, and would draw a head at random."""
+    for name, tensor in tensors:
+        yield name, tensor
+        if config.tied and name == "embedding.weight":
+            yield "head.weight", tensor.clone()  # safetensors refuses two names for one storage
 
 
 def _stored(tensor: Tensor, spec: TensorSpec, dtype: torch.dtype | None) -> Tensor:

@@ -1,7 +1,8 @@
 """The decoder: embedding, a residual stack over a tuple of layer configs, final norm, head."""
 
 import math
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -93,7 +94,11 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden, config.norm_eps)
         self.head = Linear(config.vocab, config.hidden)
         if config.tied:
-            self.head.weight = self.embedding.weight
+            self.tie()
+
+    def tie(self) -> None:
+        """Make the head the embedding itself; needed again after the embedding's parameter was replaced."""
+        self.head.weight = cast(nn.Parameter, self.embedding.weight)
 
     def forward(self, batch: Batch, state: DecoderState | None = None) -> Tensor:
         return self.logits(self.hidden_states(batch, state))
@@ -116,7 +121,7 @@ class Decoder(nn.Module):
     def new_state(self, slots: int, capacity: int, dtype: torch.dtype | None = None) -> DecoderState:
         """A zeroed state pool for `slots` sequences of at most `capacity` tokens (SSM states in at least fp32)."""
         dtype = dtype or self.compute_dtype or self.embedding.weight.dtype
-        return [layer.mixer.new_state(slots, capacity, dtype, self.embedding.weight.device) for layer in self.layers]
+        return [layer.mixer.new_state(slots, capacity, dtype, self.embedding.weight.device) for layer in self._layers()]
 
     @torch.no_grad()
     def initialise(self, seed: int) -> "Decoder":
@@ -124,13 +129,16 @@ class Decoder(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         std = math.sqrt(0.8 / self.config.hidden)
         self.embedding.weight.normal_(0, std, generator=generator)
-        for layer in self.layers:
+        for layer in self._layers():
             layer.norm.weight.fill_(1)
             layer.mixer.initialise(generator, std, std / math.sqrt(len(self.layers)))
         self.norm.weight.fill_(1)
         if not self.config.tied:
             self.head.weight.normal_(0, std, generator=generator)
         return self
+
+    def _layers(self) -> Iterable[ResidualLayer]:
+        return cast(Iterable[ResidualLayer], self.layers)
 
 
 def state_bytes(state: DecoderState) -> int:

@@ -95,8 +95,8 @@ def read_config(values: Mapping[str, Any]) -> DecoderConfig:
         vocab=_integer(values, "vocab_size"),
         hidden=_integer(values, "hidden_size"),
         layers=layers_from_pattern(pattern, layers),  # type: ignore[arg-type]
-        norm_eps=float(values.get("layer_norm_epsilon", values.get("rms_norm_eps", 1e-5))),
-        tied=bool(values.get("tie_word_embeddings", False)),
+        norm_eps=_epsilon(values.get("layer_norm_epsilon", values.get("rms_norm_eps", 1e-5))),
+        tied=_flag(values, "tie_word_embeddings"),
     )
 
 
@@ -167,14 +167,29 @@ def our_name(name: str) -> str:
 
 
 def _pattern(values: Mapping[str, Any]) -> str:
-    if isinstance(pattern := values.get("hybrid_override_pattern"), str):
-        return pattern.replace("|", "")
-    blocks = values.get("layers_block_type")
-    if not isinstance(blocks, list):
+    """From either field; where both are there they must agree."""
+    pattern, blocks = values.get("hybrid_override_pattern"), values.get("layers_block_type")
+    if pattern is not None and not isinstance(pattern, str):
+        raise CheckpointError(
+            f"config.json sets hybrid_override_pattern to {json.dumps(pattern)[:80]}; a string such as 'M-M*-' is needed."
+        )
+    if pattern is None and blocks is None:
         raise CheckpointError("config.json has neither hybrid_override_pattern nor layers_block_type, so the stack is unknown.")
+    from_pattern = None if pattern is None else pattern.replace("|", "")
+    from_blocks = None if blocks is None else _pattern_of_blocks(blocks)
+    if None not in (from_pattern, from_blocks) and from_pattern != from_blocks:
+        raise CheckpointError(
+            f"config.json contradicts itself: hybrid_override_pattern is {pattern}, layers_block_type spells {from_blocks}."
+        )
+    return from_pattern or from_blocks or ""
+
+
+def _pattern_of_blocks(blocks: Any) -> str:
+    if not isinstance(blocks, list):
+        raise CheckpointError(f"config.json sets layers_block_type to {json.dumps(blocks)[:80]}; a list of names is needed.")
     unknown = sorted({str(block) for block in blocks} - BLOCK_TYPES.keys())
     if unknown:
-        raise CheckpointError(f"config.json has layers of type {', '.join(unknown)}; allowed are {', '.join(BLOCK_TYPES)}.")
+        raise CheckpointError(f"config.json has layers of type {', '.join(unknown)[:80]}; allowed are {', '.join(BLOCK_TYPES)}.")
     return "".join(BLOCK_TYPES[block] for block in blocks)
 
 
@@ -188,13 +203,29 @@ def _integer(values: Mapping[str, Any], *names: str) -> int:
     raise CheckpointError(f"config.json lacks {names[0]}.")
 
 
+def _epsilon(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise CheckpointError(f"config.json sets layer_norm_epsilon to {json.dumps(value)[:80]}; a positive number is needed.")
+    return float(value)
+
+
+def _flag(values: Mapping[str, Any], name: str) -> bool:
+    value = values.get(name, False)
+    if not isinstance(value, bool):
+        raise CheckpointError(f"config.json sets {name} to {json.dumps(value)[:80]}; true or false is needed.")
+    return value
+
+
 def _limit(value: Any) -> tuple[float, float]:
     """transformers 5 writes infinity as {"__float__": "Infinity"}; older files as the bare word."""
-    ends = [float(end["__float__"]) if isinstance(end, dict) and "__float__" in end else end for end in value]
+    pair: list[Any] = list(value) if isinstance(value, list | tuple) else []
+    ends: list[Any] = [end["__float__"] if isinstance(end, dict) and "__float__" in end else end for end in pair]
     try:
         low, high = (float(end) for end in ends)
     except (TypeError, ValueError):
-        raise CheckpointError(f"config.json sets time_step_limit to {value!r}; two numbers are needed.") from None
+        low, high = math.nan, math.nan
+    if not 0 <= low < high:
+        raise CheckpointError(f"config.json sets time_step_limit to {json.dumps(value)[:80]}; two rising numbers from 0 on are needed.")
     return low, high
 
 

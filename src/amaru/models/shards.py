@@ -28,7 +28,7 @@ class ShardReader:
         self._files = {file: self._open(file) for file in self._shard_names()}
         self._where: dict[str, str] = {}
         for file, handle in self._files.items():
-            for name in handle.keys():
+            for name in handle.keys():  # noqa: SIM118  (an open file is no dict)
                 if name in self._where:
                     raise CheckpointError(f"Tensor {name} is in both {self._where[name]} and {file} of {directory}.")
                 self._where[name] = file
@@ -40,6 +40,10 @@ class ShardReader:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._files[self._where[name]].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """As safetensors writes it: "BF16", "I64"."""
+        return self._files[self._where[name]].get_slice(name).get_dtype()
 
     def read(self, name: str) -> Tensor:
         return self._files[self._where[name]].get_tensor(name)

@@ -50,7 +50,9 @@ class Attention(LayerConfig):
 
     def resized(self, sizes: dict[str, int]) -> "Attention":
         if sizes["qk_channel"] != sizes["v_channel"]:
-            raise ConfigError(f"Attention keeps one width for qk_channel and v_channel; got {sizes['qk_channel']} and {sizes['v_channel']}.")
+            raise ConfigError(
+                f"Attention keeps one width for qk_channel and v_channel; got {sizes['qk_channel']} and {sizes['v_channel']}."
+            )
         return Attention(query_heads=sizes["kv_group"] * sizes["query"], kv_heads=sizes["kv_group"], channels=sizes["v_channel"])
 
     def flops(self, hidden: int, context: int) -> int:
@@ -65,6 +67,8 @@ class Attention(LayerConfig):
 
 
 class AttentionMixer(Mixer):
+    config: Attention
+
     def __init__(self, config: Attention, hidden: int) -> None:
         super().__init__()
         self.config = config
@@ -90,7 +94,8 @@ class AttentionMixer(Mixer):
         state["values"][token_slots, batch.positions] = v.to(state["values"].dtype)
         ends = (batch.positions[batch.cu_seqlens[1:] - 1] + 1).tolist()
         return tuple(  # type: ignore[return-value]
-            [state[name][slot, :end].to(k.dtype) for slot, end in zip(batch.slots.tolist(), ends, strict=True)] for name in ("keys", "values")
+            [state[name][slot, :end].to(k.dtype) for slot, end in zip(batch.slots.tolist(), ends, strict=True)]
+            for name in ("keys", "values")
         )
 
     @torch.no_grad()

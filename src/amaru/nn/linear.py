@@ -1,8 +1,8 @@
 """The one seam for linear layers: storage, deltas and shards plug in here and nowhere else."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-import torch
 
 
 class Linear(nn.Module):

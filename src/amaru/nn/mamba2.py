@@ -123,6 +123,8 @@ class GatedNorm(nn.Module):
 class Mamba2Mixer(Mixer):
     """u [T, hidden] -> [T, hidden]; equations in the order of the figure of Nemotron-H's mixer."""
 
+    config: Mamba2
+
     def __init__(self, config: Mamba2, hidden: int, norm_eps: float) -> None:
         super().__init__()
         self.config = config
@@ -160,7 +162,11 @@ class Mamba2Mixer(Mixer):
         self._keep("conv", final, batch, state)
         width = self.config.groups * self.config.state
         x, B, C = xBC.split([self.config.inner, width, width], dim=-1)
-        return x.unflatten(-1, (self.config.heads, -1)), B.unflatten(-1, (self.config.groups, -1)), C.unflatten(-1, (self.config.groups, -1))
+        return (
+            x.unflatten(-1, (self.config.heads, -1)),
+            B.unflatten(-1, (self.config.groups, -1)),
+            C.unflatten(-1, (self.config.groups, -1)),
+        )
 
     def _scan(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
         y, final = ssd(
