@@ -19,11 +19,11 @@ from amaru.compress.importance import score
 from amaru.compress.plan import Plan, cut_for
 from amaru.compress.removal import layer_scores
 from amaru.compress.scores import Scores
-from amaru.compress.search import Outcome, judge, rank_zero_shot, shortlist
+from amaru.compress.search import Outcome, Ranked, judge, rank_zero_shot, shortlist
 from amaru.compress.space import Enumeration, SearchSpace, enumerate_candidates
 from amaru.compress.store import CandidateStore
 from amaru.compress.surgery import cut_checkpoint, cut_decoder
-from amaru.config import Config, fingerprint_bytes
+from amaru.config import Config, fingerprint_bytes, to_dict
 from amaru.config.units import parse_bytes, parse_count, parse_share
 from amaru.data.loader import Loader, in_order
 from amaru.data.tokenizer import Tokenizer
@@ -33,7 +33,7 @@ from amaru.eval.perplexity import evaluate
 from amaru.models import cost
 from amaru.models.checkpoint import Checkpoint, fingerprint, load
 from amaru.models.cost import Workload
-from amaru.models.decoder import Decoder
+from amaru.models.decoder import Decoder, DecoderConfig
 from amaru.nn.batch import Batch
 from amaru.recipes.compare import quality, speed
 from amaru.recipes.fit import fit, steps_for
@@ -212,7 +212,7 @@ class Search:
         ranked = rank_zero_shot(found.candidates, self._zero_shot, store, progress=run.progress.update)
         run.progress.note(f"  zero-shot: loss {ranked[0].loss:.3f} to {ranked[-1].loss:.3f} over {len(ranked)} candidates")
         outcome = judge(shortlist(ranked, recipe.finalists), self._short_fit, recipe.short_tokens, store, progress=run.progress.note)
-        run.result("search", self.origin | {"recipe": fingerprint_bytes(repr(recipe))}, lambda: _table(found, ranked, outcome))
+        run.result("search", self.origin | {"recipe": fingerprint_bytes(repr(recipe))}, lambda: _table(self.config, found, ranked, outcome))
         return outcome
 
     def _zero_shot(self, candidate: Candidate) -> dict[str, float]:
@@ -254,7 +254,7 @@ def _bf16(decoder: Decoder, dtype: str) -> Decoder:
     return decoder
 
 
-def _table(found: Enumeration, ranked: list[Any], outcome: Outcome) -> dict[str, Any]:
+def _table(parent: DecoderConfig, found: Enumeration, ranked: list[Ranked], outcome: Outcome) -> dict[str, Any]:
     """Every candidate with its figures, for the report."""
     finalists = {each.candidate.key: each for each in outcome.contenders}
     rows = []
@@ -273,4 +273,5 @@ def _table(found: Enumeration, ranked: list[Any], outcome: Outcome) -> dict[str,
                 "winner": each.candidate == outcome.winner,
             }
         )
-    return {"shapes": found.shapes, "fitting": found.fitting, "kendall_tau": outcome.kendall_tau, "candidates": rows}
+    shapes = {"shapes": found.shapes, "fitting": found.fitting, "parent": to_dict(parent)}
+    return shapes | {"kendall_tau": outcome.kendall_tau, "candidates": rows}

@@ -23,7 +23,7 @@ class TextRecipe(Config):
     vocab             size of the tokenizer that is trained when there is none yet
     row_length        tokens a row; states never cross rows
     validation_share  share of documents kept for validation
-    limit_megabytes   at most so much text (documents in the order of a hash); None takes all
+    limit_megabytes   at most so much text in all, in documents that a hash chooses; None takes everything
     """
 
     data: tuple[str, ...]
@@ -57,7 +57,10 @@ def prepare(recipe: TextRecipe, run: Run, tokenizer: Tokenizer | None = None) ->
     """Read, split, tokenise and pack; a tokenizer is trained when none is given. Kept in the run directory."""
     corpus = _corpus(recipe)
     run.progress.note(f"  text: {corpus.summary}")
-    training, validation = (_limited(side, recipe, run) for side in split(corpus.documents, recipe.validation_share, recipe.seed))
+    training, validation = split(corpus.documents, recipe.validation_share, recipe.seed)
+    if recipe.limit_megabytes is not None:
+        training = _limited("training", training, recipe.limit_megabytes * (1 - recipe.validation_share), run)
+        validation = _limited("validation", validation, recipe.limit_megabytes * recipe.validation_share, run)
     if tokenizer is None:
         tokenizer = run.keep(
             "tokenizer",
@@ -78,18 +81,15 @@ def _corpus(recipe: TextRecipe) -> Corpus:
     return read(list(recipe.data), field=recipe.field)
 
 
-def _limited(documents: list[Document], recipe: TextRecipe, run: Run) -> list[Document]:
-    """The first documents that fit the limit; `split` gives them in the order of a hash, so this is a random sample."""
-    if recipe.limit_megabytes is None:
-        return documents
-    limit, size, kept = recipe.limit_megabytes * 1e6, 0, []
+def _limited(name: str, documents: list[Document], megabytes: float, run: Run) -> list[Document]:
+    """The first documents that fit; `split` gives them in the order of a hash, so this is a random sample."""
+    size, kept = 0, []
     for document in documents:
         size += len(document.text.encode())
-        if kept and size > limit:
+        if kept and size > megabytes * 1e6:
+            run.progress.note(f"  {name}: {len(kept):,} of {len(documents):,} documents are used ({megabytes:.2f} MB)")
             break
         kept.append(document)
-    if len(kept) < len(documents):
-        run.progress.note(f"  of {len(documents):,} documents {len(kept):,} are used (limit_megabytes {recipe.limit_megabytes:g})")
     return kept
 
 

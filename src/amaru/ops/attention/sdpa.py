@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from amaru.ops.arguments import sequence_lengths
+from amaru.ops.arguments import at_least_fp32, sequence_lengths
 
 
 def attention(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], *, cu_seqlens: Tensor, scale: float) -> Tensor:
@@ -21,6 +21,11 @@ def _one_sequence(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         return q.new_zeros(0, heads, v.shape[2])
     # torch aligns `is_causal` at the start, so it serves only n == m; a single query sees everything.
     mask = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n) if 1 < n < m else None
-    batched = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
+    batched = (tensor.transpose(0, 1)[None].to(_computed_in(tensor)) for tensor in (q, k, v))
     y = scaled_dot_product_attention(*batched, attn_mask=mask, is_causal=n == m, scale=scale, enable_gqa=heads != k.shape[1])
-    return y[0].transpose(0, 1)
+    return y[0].transpose(0, 1).to(q.dtype)
+
+
+def _computed_in(tensor: Tensor) -> torch.dtype:
+    """On a CPU at least float32: torch's bf16 kernel there keeps compiled code for every length it meets (megabytes each)."""
+    return tensor.dtype if tensor.is_cuda else at_least_fp32(tensor.dtype)

@@ -1,0 +1,121 @@
+"""The report of a compression: what matters, which shapes were tried, what came out, and what it cost."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from amaru.compress.plan import Plan
+from amaru.compress.scores import Scores
+from amaru.config import from_dict
+from amaru.models.decoder import DecoderConfig
+from amaru.models.pattern import pattern_of
+from amaru.nn.layer import elements
+from amaru.report.figures import Candidate, Layer, frontier, layer_importance, stack
+from amaru.report.numbers import count, decimals, percent, size
+from amaru.report.page import Card, Cards, Drawing, Page, Prose, Section, Table
+from amaru.report.training import metrics, provenance, read, validation_curves
+
+SHOWN = 12  # candidates in the table; the figure has all of them
+
+
+def compression_page(directory: Path) -> Page:
+    """The page of `amaru compress`."""
+    facts, rows = read(directory / "run.json"), read(directory / "comparison.json")
+    return Page(
+        title="amaru compress",
+        subtitle=f"{facts['recipe']['checkpoint']}, {facts['started']}",
+        sections=[
+            Section("In short", [Cards(cards(rows)), comparison_table(rows)]),
+            *compression_sections(directory),
+            Section("Learning", [validation_curves({"student": metrics(directory / "student-training")}, "Forward KL from the parent; validation loss in nats.")]),
+            provenance(facts, read(directory / "steps.json")),
+        ],
+        footer=f"amaru {facts['amaru']}",
+    )
+
+
+def compression_sections(directory: Path) -> list[Section]:
+    """Importance, candidates and stacks, from the artifacts of the run."""
+    search, plan = read(directory / "search.json"), Plan.load(directory / "plan.safetensors")
+    parent = from_dict(DecoderConfig, search["parent"])
+    scores = Scores.load(directory / "scores.safetensors")
+    return [
+        Section("What matters", [_importance(parent, scores)]),
+        Section("Shapes that fit the budget", [_frontier(search, plan), _finalists(search)]),
+        Section("Parent and student", [_stack(parent, plan), Prose(f"Budget: {plan.budget.describe()}. Student: {plan.candidate.describe()}.")]),
+    ]
+
+
+def cards(rows: Mapping[str, Mapping[str, Any]]) -> list[Card]:
+    """Parent against student in four numbers."""
+    parent, student = rows["parent"], rows["student"]
+    return [
+        Card("validation loss", f"{student['loss']:.3f}", f"parent {parent['loss']:.3f}"),
+        Card("parameters", count(student["parameters"]), f"{student['parameters'] / parent['parameters']:.0%} of {count(parent['parameters'])}"),
+        Card("memory at the context", size(student["memory"]), f"{student['memory'] / parent['memory']:.0%} of {size(parent['memory'])}"),
+        Card("decode speed", f"{student['decode'] / parent['decode']:.2f}x", f"prefill {student['prefill'] / parent['prefill']:.2f}x"),
+    ]
+
+
+def comparison_table(rows: Mapping[str, Mapping[str, Any]], marked: str = "student", caption: str = "") -> Table:
+    """One row a model; losses in nats per token, speeds in tokens per second."""
+    headers = ["model", "loss", "accuracy", "KL to parent", "parameters", "memory", "prefill tok/s", "decode tok/s"]
+    fields = ["loss", "accuracy", "teacher_kl", "parameters", "memory", "prefill", "decode"]
+    table = [[name, *(row.get(field) for field in fields)] for name, row in rows.items()]
+    formats = {
+        "loss": decimals(3),
+        "accuracy": percent,
+        "KL to parent": decimals(3),
+        "parameters": count,
+        "memory": size,
+        "prefill tok/s": lambda value: f"{value:,.0f}",
+        "decode tok/s": lambda value: f"{value:,.0f}",
+    }
+    return Table(headers, table, formats=formats, marked=list(rows).index(marked), caption=caption)
+
+
+def _importance(parent: DecoderConfig, scores: Scores) -> Drawing:
+    assert scores.layers is not None
+    bars = [(index, layer.kind, float(score)) for index, (layer, score) in enumerate(zip(parent.layers, scores.layers, strict=True))]
+    what = {"mse": "squared change of the tensor before the head", "kl": "KL of the next-token distribution"}[scores.layers_by or "mse"]
+    return Drawing(layer_importance(bars, y_label=what.split(" of ")[0]), f"Each layer is removed alone; the bar is the mean {what}.")
+
+
+def _frontier(search: Mapping[str, Any], plan: Plan) -> Drawing:
+    points = []
+    for row in search["candidates"]:
+        state = "winner" if row["winner"] else "distilled" if row["loss_after"] is not None else "ranked"
+        points.append(Candidate(row["memory"], row["loss"], row["shape"].split(",")[0] if row["winner"] else row["shape"], state))
+    caption = (
+        f"{search['shapes']:,} shapes enumerated, {search['fitting']:,} fit the budget and use most of it, {len(points)} are ranked by their loss "
+        "as they are cut, before any training. The judge is a short distillation, so the winner need not be the lowest point."
+    )
+    return Drawing(frontier(points, budget_bytes=plan.budget.memory, y_label="loss as cut, nats"), caption)
+
+
+def _finalists(search: Mapping[str, Any]) -> Table:
+    rows = sorted(search["candidates"], key=lambda row: (row["rank_after"] or 1e9, row["loss"]))[:SHOWN]
+    headers = ["shape", "parameters", "memory", "loss as cut", "KL to parent", "rank", "after short distillation", "rank after"]
+    fields = ["shape", "parameters", "memory", "loss", "teacher_kl", "rank_before", "loss_after", "rank_after"]
+    formats = {"parameters": count, "memory": size, "loss as cut": decimals(3), "KL to parent": decimals(3), "after short distillation": decimals(3)}
+    tau = search["kendall_tau"]
+    caption = f"Kendall tau of the two rankings: {tau:.2f}." if tau is not None else ""
+    winner = next(index for index, row in enumerate(rows) if row["winner"])
+    return Table(headers, [[row[field] for field in fields] for row in rows], formats=formats, marked=winner, caption=caption)
+
+
+def _stack(parent: DecoderConfig, plan: Plan) -> Drawing:
+    student = plan.candidate.config
+    kept = dict(zip(plan.candidate.layers, range(len(student.layers)), strict=True))
+    before = [_layer(parent, index) for index in range(len(parent.layers))]
+    after = [_layer(student, kept[index]) if index in kept else None for index in range(len(parent.layers))]
+    caption = f"{pattern_of(parent.layers)} with hidden {parent.hidden} became {pattern_of(student.layers)} with hidden {student.hidden}; heights are parameters."
+    return Drawing(stack(before, after), caption)
+
+
+def _layer(config: DecoderConfig, index: int) -> Layer:
+    layer = config.layers[index]
+    parameters = elements(config.layer_tensors(index), config.layer_axes(index))
+    return Layer(layer.kind, parameters, f"{layer.describe()}, {count(parameters)} parameters")
+
+
