@@ -1,0 +1,33 @@
+"""`amaru verify`: exit 0 for the same function, 1 for another, and a certificate on disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.small_checkpoint import small_checkpoint
+
+from amaru.cli.main import main
+
+
+def test_the_same_is_fine_and_leaves_a_certificate_beside_the_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = small_checkpoint(tmp_path / "a"), small_checkpoint(tmp_path / "b")
+    assert main(["verify", str(a), str(b)]) == 0
+    assert "equal: " in capsys.readouterr().out
+    assert json.loads((a / "certificate.json").read_text())["equal"] is True
+    assert not (b / "certificate.json").exists()
+
+
+def test_a_difference_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = small_checkpoint(tmp_path / "a"), small_checkpoint(tmp_path / "b", seed=1)
+    assert main(["verify", str(a), str(b), "--json", "--out", str(tmp_path / "c.json")]) == 1
+    told = capsys.readouterr()
+    facts = json.loads(told.out)
+    assert facts["equal"] is False and "different" in told.err
+    assert facts.pop("saved") == str(tmp_path / "c.json") and facts == json.loads((tmp_path / "c.json").read_text())
+    assert main(["verify", str(a), str(b), "--out", str(tmp_path / "c.json")]) == 1
+    assert "layers.0.mixer.in_proj.weight" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_is_not_there_is_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert "no checkpoint directory" in capsys.readouterr().err
