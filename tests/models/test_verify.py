@@ -81,6 +81,11 @@ def test_a_token_that_no_input_has_is_still_compared(a: Path, decoder: Decoder, 
     assert not certificate.equal and "embedding.weight" in certificate.verdict
 
 
+def test_a_weight_that_is_no_number_is_a_difference(a: Path, decoder: Decoder, tmp_path: Path) -> None:
+    certificate = verify(a, changed(decoder, tmp_path / "b", "layers.4.mixer.D", float("nan")))
+    assert not certificate.equal and "layers.4.mixer.D" in certificate.verdict and "part at layer 4" in certificate.verdict
+
+
 def test_another_stack_is_told_by_names(a: Path, decoder: Decoder, tmp_path: Path) -> None:
     shorter = replace(decoder.config, layers=decoder.config.layers[:-1])
     save(random_model(shorter, 3), tmp_path / "b")

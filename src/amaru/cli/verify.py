@@ -41,17 +41,16 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
         for name in names:
             console.print(f"  {what}: {name}", soft_wrap=True)
     for comparison in facts["comparisons"]:
-        console.print()
-        console.print(_table(comparison))
+        agreement = f"same argmax for {percent(comparison['argmax_agreement'])} of tokens"
+        console.print(f"\n{comparison['dtype']}: KL {comparison['kl']:.1e} nats/token, {agreement}", style="bold")
+        console.print(_places(comparison))
     for note in facts["notes"]:
         console.print(f"\nnote: {note}", soft_wrap=True)
     console.print(f"\n{facts['verdict']}", style="bold", soft_wrap=True)
 
 
-def _table(comparison: Mapping[str, Any]) -> Table:
-    agreement = f"same argmax for {percent(comparison['argmax_agreement'])} of tokens"
-    title = f"{comparison['dtype']}: KL {comparison['kl']:.1e} nats/token, {agreement}"
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", padding=(0, 2, 0, 0))
+def _places(comparison: Mapping[str, Any]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("after")
     for name in ("max difference", "allowed", "largest value", "1 - cosine"):
         table.add_column(name, justify="right")
