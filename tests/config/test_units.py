@@ -14,7 +14,9 @@ def test_bytes(text, value):
     assert parse_bytes(text) == value
 
 
-@pytest.mark.parametrize(("text", "value"), [("2M", 2_000_000), ("1.5e6", 1_500_000), ("300k", 300_000), ("4.489B", 4_489_000_000), ("1_000", 1000)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("2M", 2_000_000), ("1.5e6", 1_500_000), ("300k", 300_000), ("4.489B", 4_489_000_000), ("1_000", 1000)]
+)
 def test_counts(text, value):
     assert parse_count(text) == value
 
@@ -25,7 +27,16 @@ def test_shares():
 
 
 @pytest.mark.parametrize(
-    ("parse", "text"), [(parse_bytes, "x"), (parse_bytes, "-1"), (parse_bytes, "0"), (parse_count, "2GiB"), (parse_count, ""), (parse_share, "0%"), (parse_share, "130%")]
+    ("parse", "text"),
+    [
+        (parse_bytes, "x"),
+        (parse_bytes, "-1"),
+        (parse_bytes, "0"),
+        (parse_count, "2GiB"),
+        (parse_count, ""),
+        (parse_share, "0%"),
+        (parse_share, "130%"),
+    ],
 )
 def test_anything_else_is_a_sentence(parse, text):
     with pytest.raises(ConfigError, match="%|write it as"):

@@ -38,7 +38,9 @@ def keep(axis: Axis, indices: object, axes: Axes) -> Selection:
         raise ConfigError(f"Each parent of axis '{axis.name}' must keep equally many indices.") from None
     parents = tuple(axes[parent].size for parent in axis.parents)
     if array.shape[:-1] not in ((), parents) or array.ndim == 0:
-        raise ConfigError(f"A selection of axis '{axis.name}' has shape [kept] or [{', '.join(map(str, parents))}, kept]; got {list(array.shape)}.")
+        raise ConfigError(
+            f"A selection of axis '{axis.name}' has shape [kept] or [{', '.join(map(str, parents))}, kept]; got {list(array.shape)}."
+        )
     if array.shape[-1] == 0:
         raise ConfigError(f"A selection of axis '{axis.name}' must keep at least one of its {axis.size} indices.")
     if array.min() < 0 or array.max() >= axis.size:

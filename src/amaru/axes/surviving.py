@@ -10,7 +10,7 @@ from amaru.axes.selection import Selections
 def surviving_rows(expression: Expression, axes: Axes, selections: Selections) -> np.ndarray:
     """Flat row numbers [kept], in their new order.
 
-        surviving_rows(parse("group head"), axes, {"head": keep(axes["head"], [[1], [0]], axes)})   # array([1, 2])
+    surviving_rows(parse("group head"), axes, {"head": keep(axes["head"], [[1], [0]], axes)})   # array([1, 2])
     """
     return _rows(expression, axes, selections, {}, 1)[0]
 

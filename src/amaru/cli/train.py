@@ -47,10 +47,13 @@ def command(
     with LiveLine() as progress:
         progress.note(f"Training in {directory}")
         trained = train_model(resolved, Run(directory, "train", resolved, progress))
-        from amaru.report.training import write_report
+        from amaru.report.runs import write_report
 
         report = write_report(directory)
-    following = [f"amaru generate {trained.checkpoint} --prompt 'def '", f"amaru compress {trained.checkpoint} --data {' '.join(resolved.text.data)} --memory 60%"]
+    following = [
+        f"amaru generate {trained.checkpoint} --prompt 'def '",
+        f"amaru compress {trained.checkpoint} --data {' '.join(resolved.text.data)} --memory 60%",
+    ]
     emit({**trained.summary, "report": str(report), "next": following}, json=json, people=_print_summary)
 
 
@@ -61,7 +64,9 @@ def _print_forecast(result: Any, console: Console) -> None:
 
 
 def _print_summary(result: Any, console: Console) -> None:
-    console.print(f"checkpoint           {result['checkpoint']}  ({result['parameters'] / 1e6:.2f} M parameters, {result['tokens']:,} tokens)")
+    console.print(
+        f"checkpoint           {result['checkpoint']}  ({result['parameters'] / 1e6:.2f} M parameters, {result['tokens']:,} tokens)"
+    )
     console.print(f"validation loss      {result['loss']:.4f} nats a token")
     console.print(f"next-token accuracy  {result['next_token_accuracy']:.1%}")
     if result["bits_per_byte"] is not None:

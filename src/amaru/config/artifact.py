@@ -1,7 +1,7 @@
 """What one stage hands to the next: a file with a kind, a schema version and the hashes of what it was made from.
 
-    scores = Artifact(kind="scores", schema=1, made_from={"checkpoint": "9f…"}, content={...}, arrays={...})
-    scores.save("scores.safetensors"); Artifact.load("scores.safetensors", kind="scores", schema=1)
+scores = Artifact(kind="scores", schema=1, made_from={"checkpoint": "9f…"}, content={...}, arrays={...})
+scores.save("scores.safetensors"); Artifact.load("scores.safetensors", kind="scores", schema=1)
 """
 
 import hashlib

@@ -1,10 +1,10 @@
 """Frozen dataclasses that reject what they do not know, and say what they do know.
 
-    @config
-    class Rope(Config):
-        base: float = 10000.0
+@config
+class Rope(Config):
+    base: float = 10000.0
 
-    Rope(base=5.0); to_dict(Rope()); from_dict(Rope, {"base": 1}); override(recipe, ["rope.base=2"])
+Rope(base=5.0); to_dict(Rope()); from_dict(Rope, {"base": 1}); override(recipe, ["rope.base=2"])
 """
 
 import difflib

@@ -21,9 +21,7 @@ def quality(run: Run, name: str, checkpoint: Path, text: Text, teacher: Path | N
 
     def make() -> dict[str, Any]:
         decoder, reference = _for_arithmetic(checkpoint), None if teacher is None else _for_arithmetic(teacher)
-        found = evaluate(
-            decoder, in_order(text.validation, BATCH_ROWS), teacher=reference, token_bytes=token_bytes(text.tokenizer)
-        )
+        found = evaluate(decoder, in_order(text.validation, BATCH_ROWS), teacher=reference, token_bytes=token_bytes(text.tokenizer))
         return {
             "loss": found.loss,
             "accuracy": found.next_token_accuracy,

@@ -1,7 +1,7 @@
 """From a parent and a budget to a distilled student: `amaru compress`, the stages of MiniPuzzle as saved artifacts.
 
-    parent -> scores -> shapes that fit -> zero-shot ranking -> short distillation of the best few -> plan -> cut
-           -> long distillation -> student, compared with its parent
+parent -> scores -> shapes that fit -> zero-shot ranking -> short distillation of the best few -> plan -> cut
+       -> long distillation -> student, compared with its parent
 """
 
 import shutil
@@ -36,11 +36,12 @@ from amaru.models.cost import Workload
 from amaru.models.decoder import Decoder, DecoderConfig
 from amaru.nn.batch import Batch
 from amaru.recipes.compare import quality, speed
-from amaru.recipes.fit import fit, steps_for
+from amaru.recipes.distill import distil_student, for_arithmetic
+from amaru.recipes.learning import Learning
 from amaru.recipes.run import Run
 from amaru.recipes.text import Text, TextRecipe, prepare
 from amaru.serve.speed import Timing
-from amaru.train.loop import TrainConfig, train
+from amaru.train.loop import train
 
 
 class CompressRecipe(Config):
@@ -50,8 +51,8 @@ class CompressRecipe(Config):
     calibration_rows     rows on which widths are scored; layer_rows: on which layers are removed one by one
     layer_metric         "mse" of the tensor before the head (MiniPuzzle) or "kl" of the logits (Minitron-SSM)
     ranking_rows         validation rows on which every candidate is ranked without training
-    finalists            how many are distilled for `short_tokens` each; the best then gets `tokens`
-    lr                   peak of the long distillation; the short ones use the same
+    finalists            how many are distilled for `short_tokens` each; the best then gets `learning.tokens`
+    learning             the long distillation; the short ones differ in their number of tokens only
     """
 
     checkpoint: str
@@ -66,30 +67,13 @@ class CompressRecipe(Config):
     ranking_rows: int = Field(default=16, gt=0)
     finalists: int = Field(default=3, gt=0)
     short_tokens: int = Field(default=200_000, gt=0)
-    tokens: int = Field(default=2_000_000, gt=0)
-    batch_rows: int = Field(default=8, gt=0)
-    lr: float = Field(default=1e-3, gt=0)
-    warmup_share: float = Field(default=0.05, ge=0, lt=1)
-    dtype: str = Field(default="bf16", pattern="^(bf16|fp32)$")
+    learning: Learning = Learning()
     timing: Timing = Timing()
     seed: int = Field(default=0, ge=0)
 
     def check(self) -> None:
         if self.memory is None and self.parameters is None:
             raise ConfigError("Compression needs a budget: --memory 60%, --memory 2GiB, --params 300M, or two of them.")
-
-    def training(self, tokens: int, seed: int) -> TrainConfig:
-        """The loop's settings for a distillation on so many tokens."""
-        steps = steps_for(tokens, self.batch_rows, self.text.row_length)
-        return TrainConfig(
-            steps=steps,
-            batch_rows=self.batch_rows,
-            lr=self.lr,
-            warmup=min(steps - 1, round(self.warmup_share * steps)),
-            seed=seed,
-            dtype=self.dtype,  # type: ignore[arg-type]
-            validate_every=max(1, steps // 8),
-        )
 
 
 @dataclass(frozen=True)
@@ -113,25 +97,11 @@ def compress(recipe: CompressRecipe, run: Run) -> Compressed:
         lambda path: path,
         title="cut",
     )
-    student = distilled(recipe, run, "student", pruned, recipe.seed, search.text)
+    student = distil_student(run, "student", Path(recipe.checkpoint), pruned, recipe.learning, recipe.seed, search.text)
     checkpoints = {"parent": Path(recipe.checkpoint), "pruned": pruned, "student": student}
     rows = compare(recipe, run, checkpoints, search.text)
     run.result("comparison", {name: fingerprint(path) for name, path in checkpoints.items()}, lambda: rows)
     return Compressed(student, plan, search.text, rows)
-
-
-def distilled(recipe: CompressRecipe, run: Run, name: str, start: Path, seed: int, text: Text) -> Path:
-    """A student distilled from `start` for the recipe's long run, in the data order of `seed`."""
-    return fit(
-        run,
-        name,
-        text,
-        recipe.training(recipe.tokens, seed),
-        lambda: load(start, torch.float32),
-        lambda: Distillation(_bf16(load(recipe.checkpoint), recipe.dtype)),
-        {"start": fingerprint(start), "teacher": fingerprint(recipe.checkpoint)},
-        title=f"distilled {name}",
-    )
 
 
 def compare(recipe: CompressRecipe, run: Run, checkpoints: dict[str, Path], text: Text) -> dict[str, dict[str, Any]]:
@@ -154,13 +124,15 @@ class Search:
 
     @cached_property
     def parent(self) -> Decoder:
-        return _bf16(load(self.recipe.checkpoint), self.recipe.dtype)
+        return for_arithmetic(self.recipe.checkpoint, self.recipe.learning.dtype)
 
     @cached_property
     def scores(self) -> Scores:
         recipe = self.recipe
-        made_from = self.origin | {"how": f"{recipe.calibration_rows} {recipe.layer_rows} {recipe.layer_metric} {recipe.dtype}"}
-        return self.run.keep("scores.safetensors", made_from, lambda path: self._score(made_from).save(path), Scores.load, title="importance")
+        made_from = self.origin | {"how": f"{recipe.calibration_rows} {recipe.layer_rows} {recipe.layer_metric} {recipe.learning.dtype}"}
+        return self.run.keep(
+            "scores.safetensors", made_from, lambda path: self._score(made_from).save(path), Scores.load, title="importance"
+        )
 
     def enumeration(self) -> Enumeration:
         found = enumerate_candidates(self.config, self.scores, self.budget, self.recipe.space)
@@ -216,8 +188,9 @@ class Search:
         return outcome
 
     def _zero_shot(self, candidate: Candidate) -> dict[str, float]:
-        student = _bf16(self.student(candidate), self.recipe.dtype)
-        rows = in_order(self.text.validation, self.recipe.batch_rows, limit=self.recipe.ranking_rows)
+        student = self.student(candidate)
+        student.compute_dtype = self.parent.compute_dtype
+        rows = in_order(self.text.validation, self.recipe.learning.batch_rows, limit=self.recipe.ranking_rows)
         found = evaluate(student, rows, teacher=self.parent)
         return {
             "loss": found.loss,
@@ -227,7 +200,8 @@ class Search:
         }
 
     def _short_fit(self, candidate: Candidate, tokens: int) -> dict[str, float]:
-        config = self.recipe.training(tokens, self.recipe.seed)
+        learning = replace(self.recipe.learning, tokens=tokens)
+        config = learning.training(self.text.training.row_length, self.recipe.seed)
         student = self.student(candidate)
         folder = self.run.path(f"search/{candidate.key}")
         loader = Loader(self.text.training, config.batch_rows, config.seed)
@@ -236,7 +210,7 @@ class Search:
         return self._validation(student)
 
     def _validation(self, student: Decoder) -> dict[str, float]:
-        rows = in_order(self.text.validation, self.recipe.batch_rows, limit=2 * self.recipe.ranking_rows)
+        rows = in_order(self.text.validation, self.recipe.learning.batch_rows, limit=2 * self.recipe.ranking_rows)
         return {"loss": evaluate(student, rows).loss}
 
 
@@ -247,11 +221,6 @@ def budget_of(recipe: CompressRecipe, checkpoint: Checkpoint) -> Budget:
     count = cost.parameters(checkpoint.config)
     parameters = None if recipe.parameters is None else parse_share(recipe.parameters, count) or parse_count(recipe.parameters)
     return Budget(memory=memory, parameters=parameters, workload=recipe.workload)
-
-
-def _bf16(decoder: Decoder, dtype: str) -> Decoder:
-    decoder.compute_dtype = torch.bfloat16 if dtype == "bf16" else None
-    return decoder
 
 
 def _table(parent: DecoderConfig, found: Enumeration, ranked: list[Ranked], outcome: Outcome) -> dict[str, Any]:

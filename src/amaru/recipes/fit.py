@@ -17,11 +17,6 @@ from amaru.train.objective import Objective
 VALIDATED_ROWS = 32  # while training; the final figures use all of them
 
 
-def steps_for(tokens: int, batch_rows: int, row_length: int) -> int:
-    """Whole steps that see at least `tokens` tokens."""
-    return max(1, -(-tokens // (batch_rows * row_length)))
-
-
 def fit(
     run: Run,
     name: str,
@@ -56,5 +51,3 @@ def fit(
 
 def _validation(decoder: Decoder, text: Text, batch_rows: int) -> dict[str, float]:
     return {"loss": evaluate(decoder, in_order(text.validation, batch_rows, limit=VALIDATED_ROWS)).loss}
-
-

@@ -27,7 +27,14 @@ def compression_page(directory: Path) -> Page:
         sections=[
             Section("In short", [Cards(cards(rows)), comparison_table(rows)]),
             *compression_sections(directory),
-            Section("Learning", [validation_curves({"student": metrics(directory / "student-training")}, "Forward KL from the parent; validation loss in nats.")]),
+            Section(
+                "Learning",
+                [
+                    validation_curves(
+                        {"student": metrics(directory / "student-training")}, "Forward KL from the parent; validation loss in nats."
+                    )
+                ],
+            ),
             provenance(facts, read(directory / "steps.json")),
         ],
         footer=f"amaru {facts['amaru']}",
@@ -42,7 +49,9 @@ def compression_sections(directory: Path) -> list[Section]:
     return [
         Section("What matters", [_importance(parent, scores)]),
         Section("Shapes that fit the budget", [_frontier(search, plan), _finalists(search)]),
-        Section("Parent and student", [_stack(parent, plan), Prose(f"Budget: {plan.budget.describe()}. Student: {plan.candidate.describe()}.")]),
+        Section(
+            "Parent and student", [_stack(parent, plan), Prose(f"Budget: {plan.budget.describe()}. Student: {plan.candidate.describe()}.")]
+        ),
     ]
 
 
@@ -51,7 +60,11 @@ def cards(rows: Mapping[str, Mapping[str, Any]]) -> list[Card]:
     parent, student = rows["parent"], rows["student"]
     return [
         Card("validation loss", f"{student['loss']:.3f}", f"parent {parent['loss']:.3f}"),
-        Card("parameters", count(student["parameters"]), f"{student['parameters'] / parent['parameters']:.0%} of {count(parent['parameters'])}"),
+        Card(
+            "parameters",
+            count(student["parameters"]),
+            f"{student['parameters'] / parent['parameters']:.0%} of {count(parent['parameters'])}",
+        ),
         Card("memory at the context", size(student["memory"]), f"{student['memory'] / parent['memory']:.0%} of {size(parent['memory'])}"),
         Card("decode speed", f"{student['decode'] / parent['decode']:.2f}x", f"prefill {student['prefill'] / parent['prefill']:.2f}x"),
     ]
@@ -97,7 +110,13 @@ def _finalists(search: Mapping[str, Any]) -> Table:
     rows = sorted(search["candidates"], key=lambda row: (row["rank_after"] or 1e9, row["loss"]))[:SHOWN]
     headers = ["shape", "parameters", "memory", "loss as cut", "KL to parent", "rank", "after short distillation", "rank after"]
     fields = ["shape", "parameters", "memory", "loss", "teacher_kl", "rank_before", "loss_after", "rank_after"]
-    formats = {"parameters": count, "memory": size, "loss as cut": decimals(3), "KL to parent": decimals(3), "after short distillation": decimals(3)}
+    formats = {
+        "parameters": count,
+        "memory": size,
+        "loss as cut": decimals(3),
+        "KL to parent": decimals(3),
+        "after short distillation": decimals(3),
+    }
     tau = search["kendall_tau"]
     caption = f"Kendall tau of the two rankings: {tau:.2f}." if tau is not None else ""
     winner = next(index for index, row in enumerate(rows) if row["winner"])
@@ -117,5 +136,3 @@ def _layer(config: DecoderConfig, index: int) -> Layer:
     layer = config.layers[index]
     parameters = elements(config.layer_tensors(index), config.layer_axes(index))
     return Layer(layer.kind, parameters, f"{layer.describe()}, {count(parameters)} parameters")
-
-

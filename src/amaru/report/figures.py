@@ -1,6 +1,6 @@
 """The drawings of a report: functions from plain data to one inline SVG each.
 
-    svg = loss_curves({"student": [(0, 4.1), (50, 2.9)]}, x_label="step", y_label="loss")
+svg = loss_curves({"student": [(0, 4.1), (50, 2.9)]}, x_label="step", y_label="loss")
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,10 +1,10 @@
 """The model of a report page, and its one self-contained HTML file: no network, no scripts, light and dark, printable.
 
-    page = Page("Compressed to 60 %", "demo, 2 CPU threads", [
-        Section("In short", [Cards([Card("Validation loss", "2.31", "parent 2.24")])]),
-        Section("Before and after", [Table(["model", "loss"], [["parent", 2.24], ["student", 2.31]], best={"loss": min})]),
-    ])
-    page.save("runs/demo/report.html")
+page = Page("Compressed to 60 %", "demo, 2 CPU threads", [
+    Section("In short", [Cards([Card("Validation loss", "2.31", "parent 2.24")])]),
+    Section("Before and after", [Table(["model", "loss"], [["parent", 2.24], ["student", 2.31]], best={"loss": min})]),
+])
+page.save("runs/demo/report.html")
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

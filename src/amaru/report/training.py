@@ -16,11 +16,11 @@ Curve = list[tuple[float, float]]
 
 def training_page(directory: Path) -> Page:
     """The page of `amaru train` and `amaru distill`."""
-    facts, evaluation = read(directory / "run.json"), read(directory / "model-evaluation.json")
+    facts, evaluation = read(directory / "run.json"), read(directory / "quality-model.json")
     steps = metrics(directory / "model-training")
     cards = [
         Card("validation loss", f"{evaluation['loss']:.4f}", "nats a token, all validation rows"),
-        Card("next-token accuracy", percent(evaluation["next_token_accuracy"])),
+        Card("next-token accuracy", percent(evaluation["accuracy"])),
         Card("tokens", count(sum(step["tokens"] for step in steps)), f"in {len(steps):,} steps"),
         Card("time", f"{sum(step['seconds'] for step in steps) / 60:.1f} min", f"{_pace(steps):,.0f} tokens/s"),
     ]
@@ -50,7 +50,9 @@ def curves_of(runs: Mapping[str, Sequence[Mapping[str, Any]]], caption: str) -> 
 def validation_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], caption: str) -> Drawing:
     """Validation losses of several runs against tokens seen."""
     series = {name: against_tokens(steps, lambda step: step["validation"].get("loss")) for name, steps in runs.items()}
-    return Drawing(loss_curves({name: curve for name, curve in series.items() if curve}, x_label="tokens", y_label="validation loss, nats"), caption)
+    return Drawing(
+        loss_curves({name: curve for name, curve in series.items() if curve}, x_label="tokens", y_label="validation loss, nats"), caption
+    )
 
 
 def against_tokens(steps: Sequence[Mapping[str, Any]], value: Any) -> Curve:
@@ -82,7 +84,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(f"There is no {path.name} in {path.parent}: the run has not come so far; run its command again first.") from None
+        raise ArtifactError(
+            f"There is no {path.name} in {path.parent}: the run has not come so far; run its command again first."
+        ) from None
     except ValueError as error:
         raise ArtifactError(f"{path} cannot be read ({error}); delete it and run the same command again.") from None
 
@@ -108,5 +112,3 @@ def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         elif value is not None:
             rows[prefix + name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return rows
-
-

@@ -1,0 +1,199 @@
+"""The whole path on one small model: train, compress, distil, and hold the student against a fair twin. `amaru demo`."""
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from pydantic import Field
+
+from amaru.config import Config, to_dict
+from amaru.data.tokenizer import Tokenizer
+from amaru.models.checkpoint import Checkpoint, fingerprint, load
+from amaru.models.decoder import Decoder
+from amaru.recipes.compare import quality, speed
+from amaru.recipes.compress import Compressed, CompressRecipe, compress
+from amaru.recipes.distill import distil_student
+from amaru.recipes.fit import fit
+from amaru.recipes.learning import Learning
+from amaru.recipes.run import Run
+from amaru.recipes.shape import Shape
+from amaru.recipes.text import PYTHON, Text, TextRecipe
+from amaru.recipes.train import Trained, TrainRecipe, train_model
+from amaru.serve.generate import generate
+from amaru.serve.sampler import Sampling
+from amaru.serve.sequence import Settings
+from amaru.serve.speed import Timing
+from amaru.train.objective import CrossEntropy
+
+TEXT = TextRecipe(data=(PYTHON,), vocab=2048, row_length=512, limit_megabytes=8.0)
+SHAPE = Shape(pattern="M-M-M*-M-M-", hidden=192, groups=2, mamba_channels=32, state=64)
+
+
+class DemoRecipe(Config):
+    """`DemoRecipe()`: sized for two cores and less than ten minutes; every number can be changed.
+
+    memory       the student's budget, as a share of the parent's memory at `timing.context`
+    learning     of the student; the twin gets the same tokens, steps and batches
+    twin_lrs     peak learning rates that the twin may choose from
+    seeds        data orders (and twin's first weights) over which student and twin are repeated
+    """
+
+    text: TextRecipe = TEXT
+    shape: Shape = SHAPE
+    parent: Learning = Learning(tokens=900_000, batch_rows=4, lr=4e-3, validations=10)
+    memory: str = "60%"
+    short_tokens: int = Field(default=40_000, gt=0)
+    learning: Learning = Learning(tokens=160_000, batch_rows=4, lr=2e-3)
+    twin_lrs: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    prompts: tuple[str, ...] = ("import os\n", "def __init__(self, ", "class Test")
+    timing: Timing = Timing(prompt=1024, batch=1, context=4096)
+
+    def compression(self, checkpoint: Path) -> CompressRecipe:
+        """The settings that `amaru compress` would be given."""
+        return CompressRecipe(
+            checkpoint=str(checkpoint),
+            text=self.text,
+            memory=self.memory,
+            space=replace(CompressRecipe.__dataclass_fields__["space"].default, limit=32),
+            short_tokens=self.short_tokens,
+            learning=self.learning,
+            timing=self.timing,
+        )
+
+
+def demo(recipe: DemoRecipe, run: Run) -> dict[str, Any]:
+    """Every stage in its own run directory below this one; returns the comparison, the verdict and samples."""
+    note = run.progress.note
+    note("1. The parent")
+    parent = _train_parent(recipe, run)
+    note("2. The compression")
+    compression = recipe.compression(parent.checkpoint)
+    compressed = compress(compression, Run(run.path("compress"), "compress", compression, run.progress))
+    note("3. The twin: the student's shape from scratch on the same tokens, and both again with other seeds")
+    runs = _seeds(recipe, run, parent, compressed)
+    verdict = judge(runs)
+    note("4. The comparison")
+    twin = run.path(verdict["twin_folder"].removesuffix("-training"))
+    rows = _rows(recipe, run, parent, compressed, twin)
+    samples = _samples(recipe, run, parent, compressed)
+    found = {
+        "rows": rows,
+        "runs": runs,
+        "verdict": verdict,
+        "samples": samples,
+        "timing": to_dict(recipe.timing),
+        "next": _next(run.directory, compressed.student),
+    }
+    return run.result("comparison", {name: str(row["loss"]) for name, row in rows.items()}, lambda: found, title="comparison")
+
+
+def _train_parent(recipe: DemoRecipe, run: Run) -> Trained:
+    training = TrainRecipe(text=recipe.text, shape=recipe.shape, learning=recipe.parent)
+    return train_model(training, Run(run.path("parent"), "train", training, run.progress))
+
+
+def _seeds(recipe: DemoRecipe, run: Run, parent: Trained, compressed: Compressed) -> list[dict[str, Any]]:
+    """Validation losses of the student with every seed, of the twin at every rate with the first and at the best with all."""
+    text, first = compressed.text, recipe.seeds[0]
+    runs = []
+    for seed in recipe.seeds:
+        student = compressed.student if seed == first else _student(recipe, run, parent, seed, text)
+        runs.append(_entry(run, "student", recipe.learning.lr, seed, student, text))
+    tried = [_entry(run, "twin", lr, first, _twin(recipe, run, compressed, lr, first), text) for lr in recipe.twin_lrs]
+    best = min(tried, key=lambda entry: entry["loss"])["lr"]
+    again = [_entry(run, "twin", best, seed, _twin(recipe, run, compressed, best, seed), text) for seed in recipe.seeds if seed != first]
+    return runs + tried + again
+
+
+def _student(recipe: DemoRecipe, run: Run, parent: Trained, seed: int, text: Text) -> Path:
+    pruned = run.path("compress") / "pruned"
+    return distil_student(run, f"student-seed{seed}", parent.checkpoint, pruned, recipe.learning, seed, text)
+
+
+def _twin(recipe: DemoRecipe, run: Run, compressed: Compressed, lr: float, seed: int) -> Path:
+    """The student's shape with fresh weights, on the tokens the student saw, in the same batches."""
+    config = Checkpoint(compressed.student).config
+    learning = replace(recipe.learning, lr=lr).training(compressed.text.training.row_length, seed)
+    made_from = {"shape": repr(config), "seed": str(seed)}
+    name = f"twin-lr{lr:g}-seed{seed}"
+    return fit(run, name, compressed.text, learning, lambda: Decoder(config).initialise(seed), CrossEntropy, made_from, title=name)
+
+
+def _entry(run: Run, model: str, lr: float, seed: int, checkpoint: Path, text: Text) -> dict[str, Any]:
+    name = f"{model}-lr{lr:g}-seed{seed}"
+    return {
+        "model": model,
+        "lr": lr,
+        "seed": seed,
+        "folder": f"{checkpoint.name}-training",
+        "loss": quality(run, name, checkpoint, text)["loss"],
+    }
+
+
+RULE = (
+    "The student beats the twin when the mean validation loss of its seeds is lower by more than the larger of the two spreads "
+    "(highest minus lowest loss over the seeds); the twin's learning rate is the best of those tried."
+)
+
+
+def judge(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The verdict from the records of all runs: `judge(runs)["holds"]`."""
+    student = [entry["loss"] for entry in runs if entry["model"] == "student"]
+    twins = [entry for entry in runs if entry["model"] == "twin"]
+    best = min(twins, key=lambda entry: entry["loss"])
+    chosen = min((entry for entry in twins if entry["seed"] == twins[0]["seed"]), key=lambda entry: entry["loss"])
+    twin = [entry["loss"] for entry in twins if entry["lr"] == chosen["lr"]]
+    gap, spread = mean(twin) - mean(student), max(max(losses) - min(losses) for losses in (student, twin))
+    holds = gap > spread
+    outcome = "beats" if holds else "does not beat"
+    return {
+        "holds": holds,
+        "gap": gap,
+        "spread": spread,
+        "student": mean(student),
+        "twin": mean(twin),
+        "twin_lr": chosen["lr"],
+        "twin_folder": chosen["folder"],
+        "best_twin": best["loss"],
+        "rule": RULE,
+        "sentence": (
+            f"The distilled student {outcome} its twin trained from scratch: loss {mean(student):.3f} against {mean(twin):.3f} over "
+            f"{len(student)} seeds, a gap of {gap:.3f} where seeds differ by {spread:.3f}."
+        ),
+    }
+
+
+def _rows(recipe: DemoRecipe, run: Run, parent: Trained, compressed: Compressed, twin: Path) -> dict[str, dict[str, Any]]:
+    """The compression's rows and the twin's; speeds of all four are taken here, one after the other."""
+    found = quality(run, "twin", twin, compressed.text, teacher=parent.checkpoint)
+    row = found | speed(
+        Run(run.path("compress"), "compress", recipe.compression(parent.checkpoint), run.progress), "twin", twin, recipe.timing
+    )
+    return compressed.rows | {"twin": row}
+
+
+def _samples(recipe: DemoRecipe, run: Run, parent: Trained, compressed: Compressed) -> dict[str, dict[str, str]]:
+    """A few lines of parent and student from the same prompts and seeds."""
+
+    def make() -> dict[str, dict[str, str]]:
+        tokenizer = Tokenizer.load(parent.checkpoint)
+        prompts = [tokenizer.encode(prompt) for prompt in recipe.prompts]
+        settings = Settings(max_tokens=48, stop=(tokenizer.eos_id,), sampling=Sampling(temperature=0.6, top_p=0.9, seed=0))
+        texts: dict[str, dict[str, str]] = {prompt: {} for prompt in recipe.prompts}
+        for name, checkpoint in (("parent", parent.checkpoint), ("student", compressed.student)):
+            for prompt, result in zip(recipe.prompts, generate(load(checkpoint), prompts, settings), strict=True):
+                texts[prompt][name] = prompt + tokenizer.decode(result.tokens)
+        return texts
+
+    made_from = {name: fingerprint(path) for name, path in (("parent", parent.checkpoint), ("student", compressed.student))}
+    return run.result("samples", made_from, make)
+
+
+def _next(directory: Path, student: Path) -> list[str]:
+    return [
+        f"amaru generate {student} --prompt 'def main('",
+        f"amaru show {student}",
+        f"amaru compress {directory / 'parent' / 'model'} --data @python --params 50% --out runs/half",
+    ]

@@ -1,0 +1,33 @@
+"""Which page belongs to which run directory, and where it is written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from amaru.errors import ArtifactError
+from amaru.report.compression import compression_page
+from amaru.report.demo import demo_page
+from amaru.report.page import Page
+from amaru.report.training import read, training_page
+
+PAGES: dict[str, Callable[[Path], Page]] = {
+    "train": training_page,
+    "distill": training_page,
+    "compress": compression_page,
+    "demo": demo_page,
+}
+
+
+def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
+    """`write_report("runs/demo")`: `report.html` in the run directory, from its artifacts alone.
+
+    Raises `ArtifactError` when the directory is no run, or has not come so far.
+    """
+    directory = Path(directory)
+    if not (directory / "run.json").exists():
+        raise ArtifactError(f"{directory} is no run directory: it has no run.json. Give the --out of train, compress, distill or demo.")
+    kind = read(directory / "run.json")["kind"]
+    if kind not in PAGES:
+        raise ArtifactError(f"{directory} is a {kind} run, which has no report; those of {', '.join(PAGES)} have.")
+    path = Path(out) if out else directory / "report.html"
+    PAGES[kind](directory).save(path)
+    return path
