@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr int STRIP = 64, MOST_TAPS = 8;
+constexpr int STRIP = 128, MOST_TAPS = 8;
 
 struct Shape {
     int64_t sequences, rows, taps, stride;  // stride of x from token to token
@@ -13,15 +13,40 @@ struct Shape {
     bool silu;
 };
 
-// The last inputs of a strip as float: `row(k)` is the input of k tokens ago.
+// The newest rows of a strip as float: `row(k)` is that of k tokens ago. MOST_TAPS is a power of two.
 struct Ring {
-    float rows[MOST_TAPS][STRIP];
-    int64_t newest = 0, taps;
+    alignas(64) float rows[MOST_TAPS][STRIP] = {};
+    unsigned newest = 0;
 
-    explicit Ring(int64_t taps) : taps(taps) { std::memset(rows, 0, sizeof rows); }
-    float *row(int64_t ago) { return rows[(newest + taps - ago) % taps]; }
-    void advance() { newest = (newest + 1) % taps; }
+    float *row(unsigned ago) { return rows[(newest - ago) % MOST_TAPS]; }
+    void advance() { newest++; }
 };
+
+inline void add_product(float *to, const float *a, const float *b, int n) {
+#pragma omp simd
+    for (int i = 0; i < n; i++) to[i] += a[i] * b[i];
+}
+
+template <class T> void activate(const float *pre, T *y, int n, bool silu) {
+    if (!silu) {
+        for (int i = 0; i < n; i++) store(y[i], pre[i]);
+        return;
+    }
+#pragma omp simd
+    for (int i = 0; i < n; i++) store(y[i], pre[i] * sigmoid(pre[i]));
+}
+
+template <class T> void activate_backward(const float *pre, const T *dy, float *dpre, int n, bool silu) {
+    if (!silu) {
+        for (int i = 0; i < n; i++) dpre[i] = load(dy[i]);
+        return;
+    }
+#pragma omp simd
+    for (int i = 0; i < n; i++) {
+        const float gate = sigmoid(pre[i]);
+        dpre[i] = load(dy[i]) * gate * (1.f + pre[i] * (1.f - gate));
+    }
+}
 
 template <class T> struct Strip {
     const Shape &s;
@@ -53,11 +78,7 @@ template <class T> struct Strip {
 
     void sum(Ring &inputs, float *pre) const {
         std::memcpy(pre, bias, sizeof bias);
-        for (int k = 0; k < s.taps; k++) {
-            const float *row = inputs.row(k);
-#pragma omp simd
-            for (int i = 0; i < width; i++) pre[i] += weight[k][i] * row[i];
-        }
+        for (int k = 0; k < s.taps; k++) add_product(pre, weight[k], inputs.row(k), width);
     }
 };
 
@@ -65,14 +86,12 @@ template <class T> void forward_strip(const Strip<T> &strip, const T *x, const T
     const Shape &s = strip.s;
     float pre[STRIP];
     for (int64_t sequence = 0; sequence < s.sequences; sequence++) {
-        Ring inputs(s.taps);
+        Ring inputs;
         strip.begin(inputs, sequence, initial);
         for (int64_t t = s.bounds[sequence]; t < s.bounds[sequence + 1]; t++) {
             strip.read(inputs, x, t);
             strip.sum(inputs, pre);
-            T *to = y + t * s.rows + strip.first;
-#pragma omp simd
-            for (int i = 0; i < strip.width; i++) store(to[i], s.silu ? pre[i] * sigmoid(pre[i]) : pre[i]);
+            activate(pre, y + t * s.rows + strip.first, strip.width, s.silu);
         }
         if (!final) continue;
         for (int k = 0; k < s.taps - 1; k++)
@@ -89,16 +108,13 @@ template <class T> struct Gradients {
 template <class T> void backward_strip(const Strip<T> &strip, const T *x, const T *initial, const Gradients<T> &grad) {
     const Shape &s = strip.s;
     const int width = strip.width, before = s.taps - 1;
-    float dweight[MOST_TAPS][STRIP] = {}, dbias[STRIP] = {}, pre[STRIP], dinput[STRIP];
+    float dweight[MOST_TAPS][STRIP] = {}, dbias[STRIP] = {}, pre[STRIP], dinput[STRIP], ones[STRIP];
+    std::fill_n(ones, STRIP, 1.f);
     // The gradient of the input at `t`, once the outputs up to t + taps - 1 are in the ring; t < 0 is the initial state.
     auto finish = [&](Ring &outputs, int64_t sequence, int64_t t) {
         const int64_t start = s.bounds[sequence], length = s.bounds[sequence + 1] - start;
         std::memset(dinput, 0, sizeof dinput);
-        for (int k = 0; k < s.taps; k++) {
-            const float *row = outputs.row(before - k);
-#pragma omp simd
-            for (int i = 0; i < width; i++) dinput[i] += strip.weight[k][i] * row[i];
-        }
+        for (int k = 0; k < s.taps; k++) add_product(dinput, strip.weight[k], outputs.row(before - k), width);
         if (grad.dfinal && t >= length - before)
             for (int i = 0; i < width; i++) dinput[i] += load(grad.dfinal[strip.state(sequence, i) + t - (length - before)]);
         if (t >= 0)
@@ -108,7 +124,7 @@ template <class T> void backward_strip(const Strip<T> &strip, const T *x, const 
     };
     for (int64_t sequence = 0; sequence < s.sequences; sequence++) {
         const int64_t start = s.bounds[sequence], length = s.bounds[sequence + 1] - start;
-        Ring inputs(s.taps), outputs(s.taps);
+        Ring inputs, outputs;
         strip.begin(inputs, sequence, initial);
         for (int64_t t = 0; t < length + before; t++) {
             outputs.advance();
@@ -116,18 +132,9 @@ template <class T> void backward_strip(const Strip<T> &strip, const T *x, const 
             if (t < length) {
                 strip.read(inputs, x, start + t);
                 strip.sum(inputs, pre);
-                const T *dy = grad.dy + (start + t) * s.rows + strip.first;
-#pragma omp simd
-                for (int i = 0; i < width; i++) {
-                    const float gate = sigmoid(pre[i]);
-                    dpre[i] = load(dy[i]) * (s.silu ? gate * (1.f + pre[i] * (1.f - gate)) : 1.f);
-                    dbias[i] += dpre[i];
-                }
-                for (int k = 0; k < s.taps; k++) {
-                    const float *row = inputs.row(k);
-#pragma omp simd
-                    for (int i = 0; i < width; i++) dweight[k][i] += dpre[i] * row[i];
-                }
+                activate_backward(pre, grad.dy + (start + t) * s.rows + strip.first, dpre, width, s.silu);
+                add_product(dbias, dpre, ones, width);
+                for (int k = 0; k < s.taps; k++) add_product(dweight[k], dpre, inputs.row(k), width);
             } else
                 std::memset(dpre, 0, sizeof pre);
             finish(outputs, sequence, t - before);

@@ -11,11 +11,11 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-// Vector width in floats and tokens per block of the scan: WIDTH-wide accumulators for 2 * BLOCK rows must fit the registers.
+// Floats in a vector. Twice as wide as a register is no loss; narrower is.
 #if defined(__AVX512F__)
-constexpr int WIDTH = 16, BLOCK = 8;
+constexpr int WIDTH = 16;
 #else
-constexpr int WIDTH = 8, BLOCK = 4;
+constexpr int WIDTH = 8;
 #endif
 
 typedef float vec __attribute__((vector_size(WIDTH * sizeof(float))));
@@ -37,27 +37,18 @@ struct Floats {
     float *data;
 };
 
-struct bf16 {
-    uint16_t bits;
-};
+using bf16 = uint16_t;  // a class would hide the numbers from the vectoriser, and so would memcpy
 
 inline float load(float v) { return v; }
-
-inline float load(bf16 v) {
-    uint32_t bits = uint32_t(v.bits) << 16;
-    float f;
-    std::memcpy(&f, &bits, 4);
-    return f;
-}
+inline float load(bf16 v) { return __builtin_bit_cast(float, uint32_t(v) << 16); }
 
 inline void store(float &to, float v) { to = v; }
 
 // Round to nearest, ties to even; a NaN stays one.
 inline void store(bf16 &to, float v) {
-    uint32_t bits;
-    std::memcpy(&bits, &v, 4);
-    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    to.bits = uint16_t(v != v ? 0x7fc0 : rounded);
+    const uint32_t bits = __builtin_bit_cast(uint32_t, v);
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    to = bf16(v != v ? 0x7fc0 : rounded);
 }
 
 // e^x to 2 ulp for finite results; overflows to about 1e38 and underflows to about 1e-38, which a sigmoid does not notice.
@@ -74,10 +65,7 @@ inline float exponential(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.f;
-    int32_t power = (int32_t(n) + 127) << 23;
-    float scale;
-    std::memcpy(&scale, &power, 4);
-    return p * scale;
+    return p * __builtin_bit_cast(float, (int32_t(n) + 127) << 23);
 }
 
 inline float sigmoid(float x) { return 1.f / (1.f + exponential(-x)); }

@@ -60,8 +60,9 @@ def _library(wanted: str, cache_home: str) -> Library:
             _compile(compiler, path)
         return Library(ctypes.CDLL(str(path)), None)
     except subprocess.SubprocessError as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        return Library(None, f"could not be compiled by {compiler}: {said[0] if said else 'it failed silently'}")
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        said = next((line for line in lines if "error" in line), lines[0])
+        return Library(None, f"could not be compiled by {compiler}: {said}")
     except OSError as error:
         return Library(None, f"could not be stored or loaded in {cache}: {error}")
 

@@ -19,7 +19,9 @@ namespace {
 // Heads of a group are cut into parts so that about this many tasks share a sequence: a fixed number,
 // not the number of threads, so that sums over heads are taken in the same order on every machine.
 constexpr int PARTS = 8;
+constexpr int BLOCK = 4;                // tokens; 8 is not faster, and no longer fits the registers of AVX2
 constexpr int LIMIT = 256;              // largest `channels` and `state`
+constexpr float NEGLIGIBLE = 0x1p-24f;  // a decay below the rounding of the terms that it multiplies
 constexpr int STRIDE = LIMIT + WIDTH;   // keeps the rows of a block out of one another's cache sets
 
 struct Rows {
@@ -48,28 +50,34 @@ struct Mixing {
     }
 };
 
-// H [rows][width] is advanced by one block; out_k = since_k Q_k · H + sum over j <= k of mixed_kj V_j.
+// H [rows][width] is advanced by one block; out_k = since_k Q_k · H is what comes from before the block.
 void scan_block(float *H, int rows, int width, const Rows &Q, const Rows &K, const Rows &V, const Mixing &m, Rows &out) {
     for (int lane = 0; lane < width; lane += WIDTH) {
         vec sums[BLOCK] = {}, values[BLOCK];
-#pragma GCC unroll 8
+#pragma GCC unroll 4
         for (int k = 0; k < BLOCK; k++) values[k] = m.until[k] * *(const vec *)&V.token[k][lane];
         float *column = H + lane;
         for (int r = 0; r < rows; r++, column += width) {
             vec h = *(vec *)column;
             vec next = m.since[BLOCK - 1] * h;
-#pragma GCC unroll 8
+#pragma GCC unroll 4
             for (int k = 0; k < BLOCK; k++) sums[k] += Q.token[k][r] * h;
-#pragma GCC unroll 8
+#pragma GCC unroll 4
             for (int k = 0; k < BLOCK; k++) next += K.token[k][r] * values[k];
             *(vec *)column = next;
         }
-        for (int k = 0; k < BLOCK; k++) {
-            vec y = m.since[k] * sums[k];
-            for (int j = 0; j <= k; j++) y += m.mixed[k][j] * *(const vec *)&V.token[j][lane];
-            *(vec *)&out.token[k][lane] = y;
-        }
+#pragma GCC unroll 4
+        for (int k = 0; k < BLOCK; k++) *(vec *)&out.token[k][lane] = m.since[k] * sums[k];
     }
+}
+
+// out_k += sum over j <= k of mixed_kj V_j: what comes from within the block.
+void add_within(const Rows &V, const Mixing &m, int width, Rows &out) {
+    for (int lane = 0; lane < width; lane += WIDTH)
+#pragma GCC unroll 4
+        for (int k = 0; k < BLOCK; k++)
+#pragma GCC unroll 4
+            for (int j = 0; j <= k; j++) *(vec *)&out.token[k][lane] += m.mixed[k][j] * *(const vec *)&V.token[j][lane];
 }
 
 float dot(const float *a, const float *b, int n) {
@@ -194,7 +202,9 @@ template <class T> void forward_part(const Inputs<T> &in, int64_t sequence, cons
             for (int k = 0; k < BLOCK; k++) decay[k] = std::exp(dt[k] * in.A[head]);
             in.x.rows(*u, t, n, false, head * s.channels, s.channels);
             scale(*u, dt, s.channels);
-            scan_block(H.at(i * size), s.state, width, *C, *B, *u, Mixing(decay, scores), *out);
+            const Mixing mixing(decay, scores);
+            scan_block(H.at(i * size), s.state, width, *C, *B, *u, mixing, *out);
+            add_within(*u, mixing, width, *out);
             for (int k = 0; k < n; k++) {
                 const T *x = in.x.base + (t + k) * in.x.stride + head * s.channels;
                 T *to = y + ((t + k) * s.heads + head) * s.channels;
@@ -224,7 +234,7 @@ template <class T> struct Backward {
     const Part &part;
     const int64_t sequence, start, length, blocks, blocks_per_chunk;
     const int number, width, size;  // of [channels][padded state]
-    Floats decay, chain;            // per head, per token: exp(dt A); first dy · y, then the gradient by dt A
+    Floats decay, passing;          // per head, per token: exp(dt A), and the gradient by dt A
     Floats starts;                  // per head, per chunk: the state before it
     Floats H;                       // per head: the state of the running scan
     Rows B, C, u, dy, out, total;
@@ -233,14 +243,15 @@ template <class T> struct Backward {
         : in(in), grad(grad), s(in.s), part(part), sequence(sequence), start(s.bounds[sequence]),
           length(s.bounds[sequence + 1] - start), blocks((length + BLOCK - 1) / BLOCK),
           blocks_per_chunk(std::max<int64_t>(1, grad.chunk / BLOCK)), number(number), width(padded(s.state)), size(s.channels * width),
-          decay(part.count * (length + 1)), chain(part.count * (length + 1)),
+          decay(part.count * length), passing(part.count * length),
           starts(size_t(size) * part.count * (blocks / blocks_per_chunk + 1)),
           H(size_t(part.count) * std::max<size_t>(size, s.state * padded(s.channels))) {
         for (Rows *rows : {&B, &C, &u, &dy}) rows->zero();
         for (int i = 0; i < part.count; i++)
-            for (int64_t k = 0; k < length; k++) decay[i * (length + 1) + k] = std::exp(dt(i, k) * in.A[part.first + i]);
+            for (int64_t k = 0; k < length; k++) at(decay, i, k) = std::exp(dt(i, k) * in.A[part.first + i]);
     }
 
+    float &at(Floats &values, int i, int64_t k) { return values[i * length + k]; }
     float dt(int i, int64_t k) const { return in.dt[(start + k) * s.heads + part.first + i]; }
     int64_t place(int i) const { return (sequence * s.heads + part.first + i) * s.state_size(); }
     float *chunk_start(int i, int64_t block) { return starts.at((block / blocks_per_chunk * part.count + i) * size); }
@@ -265,7 +276,31 @@ template <class T> struct Backward {
     void read_decay(int i, int64_t block, bool reverse, float *factors) {
         for (int k = 0; k < BLOCK; k++) {
             int64_t token = block * BLOCK + (reverse ? BLOCK - k : k);
-            factors[k] = token < length ? decay[i * (length + 1) + token] : 1.f;
+            factors[k] = token < length ? at(decay, i, token) : 1.f;
+        }
+    }
+
+    // The gradient by dt A of token t is decay_t g_t · h_{t-1}: all that passes from tokens before t, or from the state
+    // before the block, to t and later tokens, or to behind the block. Every term but `through` carries the decay of t
+    // as a factor, so nothing cancels where the decay is strong. On entry `passing` holds what came from before the block;
+    // rows are in the order of the reverse scan.
+    void sum_passing(int i, int64_t block, const Mixing &m, const float (*of_group)[BLOCK], float after) {
+        float arriving[BLOCK] = {}, leaving[BLOCK], through = after;
+        for (int k = 0; k < BLOCK; k++) {
+            const int token = BLOCK - 1 - k;
+            if (token < tokens(block)) arriving[k] = at(passing, i, block * BLOCK + token);
+            leaving[k] = dot(B.token[k], out.token[k], s.state);
+            through -= leaving[k];
+        }
+        if (m.since[BLOCK - 1] * at(decay, i, block * BLOCK) < NEGLIGIBLE) through = 0;
+        for (int t = BLOCK - tokens(block); t < BLOCK; t++) {
+            float sum = through;
+            for (int k = 0; k <= t; k++) sum += arriving[k];
+            for (int j = t + 1; j < BLOCK; j++) {
+                sum += leaving[j];
+                for (int k = 0; k <= t; k++) sum += m.mixed[j][k] * of_group[j][k];
+            }
+            at(passing, i, block * BLOCK + BLOCK - 1 - t) = sum;
         }
     }
 
@@ -293,28 +328,30 @@ template <class T> struct Backward {
                 read_head(i, block, false);
                 read_decay(i, block, false, factors);
                 score(dy, u, s.channels, scores);
-                scan_block(H.at(i * size), s.channels, width, dy, u, B, Mixing(factors, scores), out);
+                const Mixing mixing(factors, scores);
+                scan_block(H.at(i * size), s.channels, width, dy, u, B, mixing, out);
+                for (int k = 0; k < tokens(block); k++) at(passing, i, block * BLOCK + k) = dot(C.token[k], out.token[k], s.state);
+                add_within(B, mixing, width, out);
                 add_total(s.state);
-                for (int k = 0; k < tokens(block); k++)
-                    chain[i * (length + 1) + block * BLOCK + k] = dot(C.token[k], out.token[k], s.state);
             }
             write_total(grad.dC, block, false);
         }
     }
 
-    // Reverse scan of the state's gradient g as [channels][state]: dB, and the gradient by dt A,
-    // l_t = decay_t g_t · h_{t-1} = l_{t+1} + dy_t · y_t - u_t · du_t, anew from g · h at every chunk start.
+    // Reverse scan of the state's gradient g as [channels][state]: dB, and the gradient by dt A.
     void scan_dB() {
-        std::vector<double> following(part.count, 0.);
+        std::vector<float> after(part.count);  // decay g · h between the block at hand and the next
         for (int i = 0; i < part.count; i++) {
             float *g = H.at(i * size);
-            std::vector<float> last(g, g + size);
+            const std::vector<float> last(g, g + size);
             std::memset(g, 0, size * sizeof(float));
             if (grad.final) copy(grad.final + place(i), s.channels, s.state, s.state, g, width);
-            following[i] = dot(g, last.data(), size);
+            after[i] = dot(g, last.data(), size);
         }
         for (int64_t block = blocks - 1; block >= 0; block--) {
+            float of_group[BLOCK][BLOCK];
             read_group(block, true);
+            score(B, C, s.state, of_group);
             total.zero();
             for (int i = 0; i < part.count; i++) {
                 float factors[BLOCK], scores[BLOCK][BLOCK];
@@ -322,23 +359,18 @@ template <class T> struct Backward {
                 read_head(i, block, true);
                 read_decay(i, block, true, factors);
                 score(u, dy, s.channels, scores);
-                scan_block(g, s.channels, width, u, dy, C, Mixing(factors, scores), out);
+                const Mixing mixing(factors, scores);
+                scan_block(g, s.channels, width, u, dy, C, mixing, out);
+                sum_passing(i, block, mixing, of_group, after[i]);
+                add_within(C, mixing, width, out);
                 add_total(s.state);
-                float *l = chain.at(i * (length + 1) + block * BLOCK);
-                for (int k = tokens(block) - 1; k >= 0; k--) {
-                    const int row = BLOCK - 1 - k;
-                    following[i] += l[k] - dot(B.token[row], out.token[row], s.state);
-                    l[k] = following[i];
-                }
-                if (starts_chunk(block)) {
-                    l[0] = decay[i * (length + 1) + block * BLOCK] * dot(g, chunk_start(i, block), size);
-                    following[i] = l[0];
-                }
+                after[i] = starts_chunk(block) ? at(decay, i, block * BLOCK) * dot(g, chunk_start(i, block), size)
+                                               : at(passing, i, block * BLOCK);
             }
             write_total(grad.dB, block, true);
         }
         for (int i = 0; i < part.count && grad.initial; i++) {
-            float first = length ? decay[i * (length + 1)] : 1.f;
+            float first = length ? at(decay, i, 0) : 1.f;
             for (int p = 0; p < s.channels; p++)
                 for (int n = 0; n < s.state; n++) grad.initial[place(i) + p * s.state + n] = first * H[i * size + p * width + n];
         }
@@ -359,7 +391,9 @@ template <class T> struct Backward {
                 float factors[BLOCK];
                 read_head(i, block, true);
                 read_decay(i, block, true, factors);
-                scan_block(H.at(i * size), s.state, width, B, C, dy, Mixing(factors, scores), out);
+                const Mixing mixing(factors, scores);
+                scan_block(H.at(i * size), s.state, width, B, C, dy, mixing, out);
+                add_within(dy, mixing, width, out);
                 for (int k = tokens(block) - 1; k >= 0; k--) {
                     const int row = BLOCK - 1 - k;
                     write_token(i, block * BLOCK + k, out.token[row], dy.token[row], dA[i], dD[i]);
@@ -377,7 +411,7 @@ template <class T> struct Backward {
         const int64_t t = start + k;
         const T *x = in.x.base + t * in.x.stride + head * s.channels;
         T *dx = grad.dx + (t * s.heads + head) * s.channels;
-        const float step = dt(i, k), D = in.D[head], l = chain[i * (length + 1) + k];
+        const float step = dt(i, k), D = in.D[head], l = at(passing, i, k);
         float by_step = 0, by_skip = 0;
 #pragma omp simd reduction(+ : by_step, by_skip)
         for (int p = 0; p < s.channels; p++) {
