@@ -39,5 +39,5 @@ def test_shares():
     ],
 )
 def test_anything_else_is_a_sentence(parse, text):
-    with pytest.raises(ConfigError, match="%|write it as"):
+    with pytest.raises(ConfigError, match=r"%|write it as"):
         parse(text, 10) if parse is parse_share else parse(text)

@@ -25,7 +25,9 @@ def _rows(expression: Expression, axes: Axes, selections: Selections, outer: dic
             return _leaf(name, axes, selections, outer, count)
         case Concat(_, parts):
             offsets = np.cumsum([0] + [size(part, axes) for part in parts])
-            return np.concatenate([_rows(part, axes, selections, outer, count) + offset for part, offset in zip(parts, offsets)], axis=1)
+            return np.concatenate(
+                [_rows(part, axes, selections, outer, count) + offset for part, offset in zip(parts, offsets[:-1], strict=True)], axis=1
+            )
         case Product((first, *rest)):
             rows = _rows(first, axes, selections, outer, count)
             if not rest:

@@ -1,17 +1,17 @@
 """From flags, a YAML file and `--set` to one frozen recipe."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from rich.console import Console
 
 from amaru.config import Config, from_dict, override
+from amaru.config.units import parse_count
 from amaru.errors import ConfigError
 
 C = TypeVar("C", bound=Config)
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
 def build_recipe(kind: type[C], file: Path | None, given: Mapping[str, Any], settings: list[str]) -> C:
@@ -23,13 +23,17 @@ def build_recipe(kind: type[C], file: Path | None, given: Mapping[str, Any], set
     return override(from_dict(kind, values), settings)
 
 
-def count(flag: str, text: str) -> int:
-    """`count("--tokens", "2M") == 2_000_000`; raises `ConfigError` for anything but a positive number with k, M or B."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)([kmb]?)", text.replace("_", "").replace(",", "").lower())
-    value = round(float(found[1]) * UNITS[found[2]]) if found else 0
-    if value < 1:
-        raise ConfigError(f"{flag} is a positive number such as 300000, 300k or 2M; got '{text}'.")
-    return value
+def count(flag: str, text: str | None) -> int | None:
+    """`count("--tokens", "2M") == 2_000_000`; None when the flag is not given. Raises `ConfigError` naming the flag."""
+    try:
+        return None if text is None else parse_count(text)
+    except ConfigError as error:
+        raise ConfigError(f"{flag}: {error}") from None
+
+
+def print_forecast(facts: Mapping[str, Any], console: Console) -> None:
+    """A dry run for people: YAML that `--recipe` reads back."""
+    console.print(yaml.safe_dump(dict(facts), sort_keys=False, allow_unicode=True).rstrip(), soft_wrap=True)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -24,43 +24,33 @@ def command(
     json: JsonFlag = False,
 ) -> None:
     """Train a hybrid model on your text. The same command continues an interrupted run."""
-    from amaru.cli.settings import build_recipe, count
-    from amaru.recipes.run import Run
-    from amaru.recipes.train import TrainRecipe, default_directory, train_model
+    from amaru.cli.settings import build_recipe, count, print_forecast
+    from amaru.recipes.run import Run, default_directory
+    from amaru.recipes.train import TrainRecipe, forecast, train_model
+    from amaru.report.runs import write_report
 
     given = {
         "text.data": tuple(data) if data else None,
         "start": start,
         "shape.pattern": pattern,
         "shape.hidden": hidden,
-        "tokens": None if tokens is None else count("--tokens", tokens),
-        "lr": lr,
+        "learning.tokens": count("--tokens", tokens),
+        "learning.lr": lr,
         "seed": seed,
     }
     resolved = build_recipe(TrainRecipe, recipe, given, settings or [])
     directory = out or default_directory("train", resolved)
     if dry_run:
-        from amaru.recipes.train import forecast
-
-        emit(forecast(resolved, directory), json=json, people=_print_forecast)
+        emit(forecast(resolved, directory), json=json, people=print_forecast)
         return
     with LiveLine() as progress:
         progress.note(f"Training in {directory}")
         trained = train_model(resolved, Run(directory, "train", resolved, progress))
-        from amaru.report.runs import write_report
-
-        report = write_report(directory)
     following = [
         f"amaru generate {trained.checkpoint} --prompt 'def '",
         f"amaru compress {trained.checkpoint} --data {' '.join(resolved.text.data)} --memory 60%",
     ]
-    emit({**trained.summary, "report": str(report), "next": following}, json=json, people=_print_summary)
-
-
-def _print_forecast(result: Any, console: Console) -> None:
-    import yaml
-
-    console.print(yaml.safe_dump(dict(result), sort_keys=False).rstrip())
+    emit({**trained.summary, "report": write_report(directory), "next": following}, json=json, people=_print_summary)
 
 
 def _print_summary(result: Any, console: Console) -> None:
@@ -68,7 +58,7 @@ def _print_summary(result: Any, console: Console) -> None:
         f"checkpoint           {result['checkpoint']}  ({result['parameters'] / 1e6:.2f} M parameters, {result['tokens']:,} tokens)"
     )
     console.print(f"validation loss      {result['loss']:.4f} nats a token")
-    console.print(f"next-token accuracy  {result['next_token_accuracy']:.1%}")
+    console.print(f"next-token accuracy  {result['accuracy']:.1%}")
     if result["bits_per_byte"] is not None:
         console.print(f"bits per byte        {result['bits_per_byte']:.3f}")
     console.print(f"report               {result['report']}")

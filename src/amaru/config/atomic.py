@@ -95,7 +95,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         number = error.errno if isinstance(error, OSError) else None
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error) or "File too large" in str(error):
             raise StorageError(
-                f"The disk is full while writing {path}; what was there before is untouched. Free some space and run the same command again."
+                f"The disk is full while writing {path}; what was there before is untouched. "
+                "Free some space and run the same command again."
             ) from error
         if number in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise StorageError(f"Cannot write {path}: {os.strerror(number)}. Choose another --out.") from error

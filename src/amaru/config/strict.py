@@ -121,7 +121,7 @@ def _replaced(config: C, path: list[str], value: Any) -> C:
         hint = f"Did you mean '{close[0]}'?" if close else f"It has: {', '.join(known)}."
         raise ConfigError(f"{type(config).__name__} has no field '{head}'. {hint}")
     if rest:
-        return replace(config, **{head: _replaced(getattr(config, head), rest, value)})
+        return replace(config, **{head: _replaced(getattr(config, head), rest, value)})  # type: ignore[type-var]
     return from_dict(type(config), to_dict(config) | {head: value})
 
 

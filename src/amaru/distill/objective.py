@@ -27,7 +27,8 @@ class Distillation:
     def __call__(self, student: Decoder, batch: TrainingBatch) -> Loss:
         if student.config.vocab != self.teacher.config.vocab:
             raise ConfigError(
-                f"The teacher has {self.teacher.config.vocab} tokens and the student {student.config.vocab}; distillation needs one vocabulary."
+                f"The teacher has {self.teacher.config.vocab} tokens and the student {student.config.vocab}; "
+                "distillation needs one vocabulary."
             )
         inputs = Batch(batch.ids, batch.positions, batch.cu_seqlens)
         with torch.no_grad():

@@ -118,7 +118,13 @@ def save(decoder: Decoder, path: str | Path, tokenizer: object | None = None, dt
 def write(
     path: str | Path, config: DecoderConfig, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype, tokenizer: object | None = None
 ) -> None:
-    """Write tensors under our names as they come; the streaming form of `save`."""
+    """Write tensors under our names as they come; the streaming form of `save`.
+
+    Replaces a checkpoint, never another directory: that is a `CheckpointError`.
+    """
+    path = Path(path)
+    if path.exists() and not (path / "config.json").exists() and (path.is_file() or any(path.iterdir())):
+        raise CheckpointError(f"{path} exists and is no checkpoint, so it is not replaced; choose another place.")
     family = family_for(config)
     values = family.write_config(config) | {"dtype": DTYPES[dtype]}
     with atomic_directory(path) as directory:

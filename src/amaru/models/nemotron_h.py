@@ -121,6 +121,7 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
         "layer_norm_epsilon": config.norm_eps,
         "tie_word_embeddings": config.tied,
         "residual_in_fp32": False,
+        "max_position_embeddings": 8192,  # no position is embedded; readers take it as the default length limit
         "rescale_prenorm_residual": True,
         **REQUIRED,
     }

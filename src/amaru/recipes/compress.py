@@ -39,7 +39,8 @@ from amaru.recipes.compare import quality, speed
 from amaru.recipes.distill import distil_student, for_arithmetic
 from amaru.recipes.learning import Learning
 from amaru.recipes.run import Run
-from amaru.recipes.text import Text, TextRecipe, prepare
+from amaru.recipes.text import Text, TextRecipe, gather, prepare
+from amaru.recipes.train import describe
 from amaru.serve.speed import Timing
 from amaru.train.loop import train
 
@@ -212,6 +213,19 @@ class Search:
     def _validation(self, student: Decoder) -> dict[str, float]:
         rows = in_order(self.text.validation, self.recipe.learning.batch_rows, limit=2 * self.recipe.ranking_rows)
         return {"loss": evaluate(student, rows).loss}
+
+
+def forecast(recipe: CompressRecipe, directory: Path) -> dict[str, Any]:
+    """What the run would do, without running the model: the budget in numbers, the parent's own figures, the resolved recipe."""
+    checkpoint = Checkpoint(recipe.checkpoint)
+    return {
+        "out": str(directory),
+        "text": str(gather(recipe.text).summary),
+        "parent": describe(checkpoint.config),
+        "parent_memory": cost.memory(checkpoint.config, recipe.workload).total,
+        "budget": budget_of(recipe, checkpoint).describe(),
+        "recipe": to_dict(recipe),
+    }
 
 
 def budget_of(recipe: CompressRecipe, checkpoint: Checkpoint) -> Budget:

@@ -26,9 +26,9 @@ class Progress(Protocol):
     def update(self, text: str) -> None: ...
 
 
-def recipe_fingerprint(recipe: Config) -> str:
-    """`runs/train-3f2a91c0`: the same command finds its run again because the same settings give the same name."""
-    return fingerprint_bytes(json.dumps(to_dict(recipe), sort_keys=True))
+def default_directory(kind: str, recipe: Config) -> Path:
+    """`runs/train-3f2a91c0`: the same settings find the same run again."""
+    return Path("runs") / f"{kind}-{fingerprint_bytes(json.dumps(to_dict(recipe), sort_keys=True))[:8]}"
 
 
 class Run:

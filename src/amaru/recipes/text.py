@@ -55,7 +55,7 @@ class Text:
 
 def prepare(recipe: TextRecipe, run: Run, tokenizer: Tokenizer | None = None) -> Text:
     """Read, split, tokenise and pack; a tokenizer is trained when none is given. Kept in the run directory."""
-    corpus = _corpus(recipe)
+    corpus = gather(recipe)
     run.progress.note(f"  text: {corpus.summary}")
     training, validation = split(corpus.documents, recipe.validation_share, recipe.seed)
     if recipe.limit_megabytes is not None:
@@ -73,7 +73,8 @@ def prepare(recipe: TextRecipe, run: Run, tokenizer: Tokenizer | None = None) ->
     return Text(tokenizer, rows[0], rows[1], sum(len(document.text.encode()) for document in validation))
 
 
-def _corpus(recipe: TextRecipe) -> Corpus:
+def gather(recipe: TextRecipe) -> Corpus:
+    """Every document of the recipe, duplicates dropped."""
     if recipe.data == (PYTHON,):
         return standard_library()
     if PYTHON in recipe.data:

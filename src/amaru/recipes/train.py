@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from amaru.config import Config
+from amaru.config import Config, to_dict
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import ConfigError
 from amaru.models import cost
@@ -17,9 +17,9 @@ from amaru.models.pattern import pattern_of
 from amaru.recipes.compare import quality
 from amaru.recipes.fit import fit
 from amaru.recipes.learning import Learning
-from amaru.recipes.run import Run, recipe_fingerprint
+from amaru.recipes.run import Run
 from amaru.recipes.shape import Shape
-from amaru.recipes.text import Text, TextRecipe, prepare
+from amaru.recipes.text import Text, TextRecipe, gather, prepare
 from amaru.train.objective import CrossEntropy
 
 
@@ -78,9 +78,24 @@ def describe(config: DecoderConfig) -> str:
     return f"pattern {pattern_of(config.layers)}, hidden {config.hidden}, {cost.parameters(config) / 1e6:.2f} M parameters"
 
 
-def default_directory(kind: str, recipe: Config) -> Path:
-    """The same settings find the same run again."""
-    return Path("runs") / f"{kind}-{recipe_fingerprint(recipe)[:8]}"
+def forecast(recipe: TrainRecipe, directory: Path) -> dict[str, Any]:
+    """What the run would do, from settings and text alone: the resolved recipe, tokens, steps, epochs, parameters, memory."""
+    corpus = gather(recipe.text)
+    vocab = Tokenizer.load(recipe.start).vocab_size if recipe.start else recipe.text.vocab
+    config = Checkpoint(recipe.start).config if recipe.start else recipe.shape.resolve(vocab)
+    training = recipe.learning.training(recipe.text.row_length, recipe.seed)
+    parameters, tokens_a_step = cost.parameters(config), training.batch_rows * recipe.text.row_length
+    return {
+        "out": str(directory),
+        "text": str(corpus.summary),
+        "model": describe(config),
+        "parameters": parameters,
+        "steps": training.steps,
+        "tokens": training.steps * tokens_a_step,
+        "training_flops": 3 * cost.forward_flops(config, recipe.text.row_length // 2) * training.steps * tokens_a_step,
+        "weights_gradients_and_optimizer_bytes": 16 * parameters,
+        "recipe": to_dict(recipe),
+    }
 
 
 def _start(recipe: TrainRecipe, config: DecoderConfig) -> Decoder:

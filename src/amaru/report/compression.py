@@ -100,8 +100,8 @@ def _frontier(search: Mapping[str, Any], plan: Plan) -> Drawing:
         state = "winner" if row["winner"] else "distilled" if row["loss_after"] is not None else "ranked"
         points.append(Candidate(row["memory"], row["loss"], row["shape"].split(",")[0] if row["winner"] else row["shape"], state))
     caption = (
-        f"{search['shapes']:,} shapes enumerated, {search['fitting']:,} fit the budget and use most of it, {len(points)} are ranked by their loss "
-        "as they are cut, before any training. The judge is a short distillation, so the winner need not be the lowest point."
+        f"{search['shapes']:,} shapes enumerated, {search['fitting']:,} fit the budget and use most of it, {len(points)} are ranked by "
+        "their loss as they are cut, before any training. The judge is a short distillation, so the winner need not be the lowest point."
     )
     return Drawing(frontier(points, budget_bytes=plan.budget.memory, y_label="loss as cut, nats"), caption)
 
@@ -128,7 +128,8 @@ def _stack(parent: DecoderConfig, plan: Plan) -> Drawing:
     kept = dict(zip(plan.candidate.layers, range(len(student.layers)), strict=True))
     before = [_layer(parent, index) for index in range(len(parent.layers))]
     after = [_layer(student, kept[index]) if index in kept else None for index in range(len(parent.layers))]
-    caption = f"{pattern_of(parent.layers)} with hidden {parent.hidden} became {pattern_of(student.layers)} with hidden {student.hidden}; heights are parameters."
+    shapes = [f"{pattern_of(model.layers)} with hidden {model.hidden}" for model in (parent, student)]
+    caption = f"{shapes[0]} became {shapes[1]}; heights are parameters."
     return Drawing(stack(before, after), caption)
 
 
