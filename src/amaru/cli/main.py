@@ -34,6 +34,10 @@ from amaru.errors import AmaruError
 
 FINDING, USAGE, BUG, BROKEN_PIPE = 1, 2, 101, 141
 
+# Idle OpenMP threads spin before they sleep. Spinning long slows a busy machine several times over (the core that it burns
+# is the one another thread waits for), and on a quiet one this short it costs nothing: 6,570 against 6,700 tokens/s.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 
 class Verb(NamedTuple):
     """One row of the front page; the verb lives in the module of its name."""
