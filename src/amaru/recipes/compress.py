@@ -5,6 +5,7 @@ parent -> scores -> shapes that fit -> zero-shot ranking -> short distillation o
 """
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -97,6 +98,7 @@ def compress(recipe: CompressRecipe, run: Run) -> Compressed:
         lambda path: cut_checkpoint(recipe.checkpoint, plan.cut, path, search.text.tokenizer),
         lambda path: path,
         title="cut",
+        describe=lambda path: _narrowed(search.config, plan),
     )
     student = distil_student(run, "student", Path(recipe.checkpoint), pruned, recipe.learning, recipe.seed, search.text)
     checkpoints = {"parent": Path(recipe.checkpoint), "pruned": pruned, "student": student}
@@ -228,6 +230,18 @@ def forecast(recipe: CompressRecipe, directory: Path) -> dict[str, Any]:
     }
 
 
+def coverage(config: DecoderConfig, scores: Scores) -> str:
+    """Which axes of how many layers were scored, and which layers can only stay or go as a whole."""
+    read = Counter(f"{layer.kind} [{axes}]" for layer, found in zip(config.layers, scores.within, strict=True) for axes in found)
+    whole = Counter(layer.kind for layer, found in zip(config.layers, scores.within, strict=True) if not found)
+    parts = [
+        "hidden",
+        *(f"{count} x {name}" for name, count in read.items()),
+        *(f"{count} x {kind} as a whole" for kind, count in whole.items()),
+    ]
+    return f"{', '.join(parts)}; every layer by its removal; {scores.samples} samples, {scores.tokens:,} tokens"
+
+
 def budget_of(recipe: CompressRecipe, checkpoint: Checkpoint) -> Budget:
     """The recipe's words as numbers; a share of memory is of the parent's own under the same workload."""
     whole = cost.memory(checkpoint.config, recipe.workload).total
@@ -235,6 +249,20 @@ def budget_of(recipe: CompressRecipe, checkpoint: Checkpoint) -> Budget:
     count = cost.parameters(checkpoint.config)
     parameters = None if recipe.parameters is None else parse_share(recipe.parameters, count) or parse_count(recipe.parameters)
     return Budget(memory=memory, parameters=parameters, workload=recipe.workload)
+
+
+def _narrowed(parent: DecoderConfig, plan: Plan) -> str:
+    """How many of the parent's tensors were dropped with their layer, cut narrower, or kept as they are."""
+    student = plan.candidate.config
+    before, after = parent.tensors(), student.tensors()
+    same = sum(spec.layout.shape(axes) == origin for (spec, axes), origin in zip(after.values(), _origins(parent, plan), strict=True))
+    return f"{len(before)} tensors: {len(before) - len(after)} dropped with their layers, {len(after) - same} narrowed, {same} whole"
+
+
+def _origins(parent: DecoderConfig, plan: Plan) -> list[tuple[int, ...]]:
+    """The parent's shape of each of the student's tensors."""
+    whole = replace(parent, layers=tuple(parent.layers[index] for index in plan.candidate.layers))
+    return [spec.layout.shape(axes) for spec, axes in whole.tensors().values()]
 
 
 def _table(parent: DecoderConfig, found: Enumeration, ranked: list[Ranked], outcome: Outcome) -> dict[str, Any]:

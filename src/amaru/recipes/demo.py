@@ -26,7 +26,7 @@ from amaru.serve.sequence import Settings
 from amaru.serve.speed import Timing
 from amaru.train.objective import CrossEntropy
 
-TEXT = TextRecipe(data=(PYTHON,), vocab=2048, row_length=512, limit_megabytes=8.0)
+TEXT = TextRecipe(data=(PYTHON,), vocab=2048, row_length=256, limit_megabytes=8.0)
 SHAPE = Shape(pattern="M-M-M*-M-M-", hidden=192, groups=2, mamba_channels=32, state=64)
 
 
@@ -41,10 +41,10 @@ class DemoRecipe(Config):
 
     text: TextRecipe = TEXT
     shape: Shape = SHAPE
-    parent: Learning = Learning(tokens=900_000, batch_rows=4, lr=4e-3, validations=10)
+    parent: Learning = Learning(tokens=900_000, batch_rows=2, lr=4e-3, validations=10)
     memory: str = "60%"
     short_tokens: int = Field(default=40_000, gt=0)
-    learning: Learning = Learning(tokens=160_000, batch_rows=4, lr=2e-3)
+    learning: Learning = Learning(tokens=160_000, batch_rows=2, lr=2e-3)
     twin_lrs: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
     seeds: tuple[int, ...] = (0, 1, 2)
     prompts: tuple[str, ...] = ("import os\n", "def __init__(self, ", "class Test")

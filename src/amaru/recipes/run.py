@@ -49,21 +49,32 @@ class Run:
     def path(self, name: str) -> Path:
         return self.directory / name
 
-    def keep(self, name: str, made_from: dict[str, str], make: Callable[[Path], Any], load: Callable[[Path], T], *, title: str = "") -> T:
-        """The content of file or directory `name`, made by `make(path)` unless a whole one from the same things is there."""
-        path = self.path(name)
-        title = title or name
+    def keep(
+        self,
+        name: str,
+        made_from: dict[str, str],
+        make: Callable[[Path], Any],
+        load: Callable[[Path], T],
+        *,
+        title: str = "",
+        describe: Callable[[T], object] = lambda content: "",
+    ) -> T:
+        """The content of file or directory `name`, made by `make(path)` unless a whole one from the same things is there.
+
+        One line says what was made or kept, and how long it took; `describe(content)` adds what is in it.
+        """
+        path, title = self.path(name), title or name
         steps = self._steps()
         if steps.get(name, {}).get("made_from") == made_from and path.exists():
             content = load(path)
-            self.progress.note(f"  {title}: kept from before")
+            self._tell(title, describe(content), "kept from before")
             return content
         start = time.monotonic()
         make(path)
         content = load(path)
         seconds = round(time.monotonic() - start, 2)
         self._write("steps.json", self._steps() | {name: {"made_from": made_from, "seconds": seconds}})
-        self.progress.note(f"  {title}: {seconds:.1f} s")
+        self._tell(title, describe(content), f"{seconds:.1f} s")
         return content
 
     def result(self, name: str, made_from: dict[str, str], make: Callable[[], Any], *, title: str = "") -> Any:
@@ -79,6 +90,9 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What exactly ran: command, recipe, versions, machine."""
         return json.loads(self.path("run.json").read_text())
+
+    def _tell(self, title: str, content: object, how: str) -> None:
+        self.progress.note(f"  {title}: {content} ({how})" if str(content) else f"  {title}: {how}")
 
     def _steps(self) -> dict[str, Any]:
         path = self.path("steps.json")

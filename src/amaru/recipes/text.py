@@ -100,6 +100,4 @@ def _rows(name: str, documents: list[Document], tokenizer: Tokenizer, row_length
     def make(path: Path) -> None:
         pack(documents, tokenizer, row_length).save(path)
 
-    rows = run.keep(f"{name}.rows", origin, make, lambda path: PackedRows.load(path, origin), title=f"{name} rows")
-    run.progress.note(f"  {name}: {rows}")
-    return rows
+    return run.keep(f"{name}.rows", origin, make, lambda path: PackedRows.load(path, origin), title=name, describe=str)

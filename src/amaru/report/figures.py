@@ -53,7 +53,7 @@ def loss_curves(series: Mapping[str, Sequence[tuple[float, float]]], x_label: st
 
 
 def layer_importance(rows: Sequence[tuple[int, str, float]], y_label: str = "importance") -> str:
-    """A bar per (layer index, kind, score) in stack order, coloured by kind."""
+    """A bar per (layer index, kind, score) in stack order, coloured by kind; on a log scale, since the ends outweigh the middle by far."""
     with canvas(2.7) as c:
         for index, kind, score in rows:
             (bar,) = c.axes.bar(index, score, width=0.78, color=INK[kind])
@@ -61,7 +61,7 @@ def layer_importance(rows: Sequence[tuple[int, str, float]], y_label: str = "imp
         _kind_legend(c, [kind for _, kind, _ in rows])
         c.axes.grid(visible=False, axis="x")
         c.axes.margins(x=0.01)
-        c.axes.set(xlabel="layer", ylabel=y_label)
+        c.axes.set(xlabel="layer", ylabel=y_label, yscale="log")
         c.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return c.text
 

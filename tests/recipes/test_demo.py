@@ -1,0 +1,54 @@
+"""The demo's verdict from records, and one tiny demo from end to end."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from amaru.cli.main import main
+from amaru.recipes.demo import judge
+
+
+def entry(model: str, loss: float, lr: float = 1e-3, seed: int = 0) -> dict:
+    return {"model": model, "lr": lr, "seed": seed, "loss": loss, "folder": f"{model}-{lr}-{seed}-training"}
+
+
+def records(students: list[float], twins: list[float]) -> list[dict]:
+    """The twin tries three rates with seed 0 and is best at 2e-3, which the other seeds then take."""
+    runs = [entry("student", loss, seed=seed) for seed, loss in enumerate(students)]
+    runs += [entry("twin", twins[0] + extra, lr) for lr, extra in ((1e-3, 0.5), (2e-3, 0.0), (4e-3, 0.2))]
+    return runs + [entry("twin", loss, 2e-3, seed) for seed, loss in enumerate(twins) if seed]
+
+
+def test_the_gap_must_exceed_the_spread_between_seeds() -> None:
+    verdict = judge(records([3.0, 3.1, 3.05], [3.5, 3.6, 3.4]))
+    assert verdict["holds"] and verdict["twin_lr"] == 2e-3
+    assert verdict["gap"] == pytest.approx(0.45) and verdict["spread"] == pytest.approx(0.2)
+    assert not judge(records([3.0, 3.3, 3.15], [3.3, 3.4, 3.2]))["holds"]
+    assert not judge(records([3.5, 3.5, 3.5], [3.0, 3.0, 3.0]))["holds"]
+
+
+def test_only_the_twins_best_rate_counts() -> None:
+    runs = records([3.0, 3.0], [3.5, 3.5])
+    assert judge(runs)["twin"] == pytest.approx(3.5), "losses at other rates are not averaged in"
+
+
+SMALL = ["parent.tokens=4000", "parent.batch_rows=2", "parent.validations=2", "learning.tokens=1500", "learning.batch_rows=2", "learning.validations=2", "short_tokens=600", "text.limit_megabytes=0.2", "text.validation_share=0.1", "text.vocab=300", "text.row_length=64", "shape.hidden=32", "shape.mamba_channels=8", "shape.state=8", "shape.attention_channels=16", "seeds=[0,1]", "twin_lrs=[0.001,0.002]", "timing.prompt=64", "timing.context=128", "timing.repeats=1"]
+
+
+def test_a_tiny_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["demo", "--out", str(tmp_path / "demo"), *(word for setting in SMALL for word in ("--set", setting))]
+    code = main([*words, "--json"])
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert code == (0 if found["verdict"]["holds"] else 1)
+    assert set(found["rows"]) == {"parent", "pruned", "student", "twin"}
+    assert found["rows"]["twin"]["parameters"] == found["rows"]["student"]["parameters"] < found["rows"]["parent"]["parameters"]
+    assert [run["model"] for run in found["runs"]] == ["student"] * 2 + ["twin"] * 3
+    assert set(found["samples"]["class Test"]) == {"parent", "student"} and len(found["next"]) == 3
+    page = Path(found["report"]).read_text()
+    assert page.count("<svg") == 6 and "http" not in page.replace("http://www.w3.org", "").split("What they write")[0]
+    assert main([*words, "--json"]) == code
+    again = capsys.readouterr()
+    assert json.loads(again.out) == found, "nothing is measured twice"
+    assert "tokens/s" not in again.err, "nothing is trained twice"
