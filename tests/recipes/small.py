@@ -24,9 +24,8 @@ SEARCH = [
     "layer_rows=2",
     "ranking_rows=4",
     "space.limit=6",
-    "timing.prompt=64",
-    "timing.context=128",
-    "timing.repeats=1",
+    "prompt=64",
+    "repeats=1",
 ]
 SHORT = ["learning.batch_rows=2", "learning.validations=2"]
 

@@ -77,7 +77,7 @@ def test_damaged_checkpoints_are_named(place: Path, tmp_path: Path, capsys: pyte
         save_file({name: tensor for name, tensor in tensors.items() if name != expected}, weights)
     elif damage == "extra":
         expected = "backbone.layers.2.mixer.B_log"
-        save_file(tensors | {expected: tensors["backbone.norm_f.weight"]}, weights)
+        save_file(tensors | {expected: tensors["backbone.norm_f.weight"].clone()}, weights)
     elif damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:-100])
     else:
@@ -97,8 +97,13 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(place: Path, tmp_path:
     """A limit on the size of files stands in for the disk: the model fits no more, the small files before it do."""
     corpus, out = place / "corpus", tmp_path / "run"
     words = train_words(corpus, out)
-    code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({150_000}, {150_000})); import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-    code += "import sys; from amaru.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    code = """
+import resource, signal, sys
+from amaru.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.exit(main(sys.argv[1:]))
+"""
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stderr
     assert "disk is full" in done.stderr.splitlines()[-1]

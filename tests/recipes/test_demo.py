@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.recipes.small import flags
 
 from amaru.cli.main import main
 from amaru.recipes.demo import judge
@@ -33,11 +34,15 @@ def test_only_the_twins_best_rate_counts() -> None:
     assert judge(runs)["twin"] == pytest.approx(3.5), "losses at other rates are not averaged in"
 
 
-SMALL = ["parent.tokens=4000", "parent.batch_rows=2", "parent.validations=2", "learning.tokens=1500", "learning.batch_rows=2", "learning.validations=2", "short_tokens=600", "text.limit_megabytes=0.2", "text.validation_share=0.1", "text.vocab=300", "text.row_length=64", "shape.hidden=32", "shape.mamba_channels=8", "shape.state=8", "shape.attention_channels=16", "seeds=[0,1]", "twin_lrs=[0.001,0.002]", "timing.prompt=64", "timing.context=128", "timing.repeats=1"]
+TEXT = ["text.limit_megabytes=0.2", "text.validation_share=0.1", "text.vocab=300", "text.row_length=64"]
+SHAPE = ["shape.hidden=32", "shape.mamba_channels=8", "shape.state=8", "shape.attention_channels=16"]
+PARENT = ["parent.tokens=4000", "parent.validations=2"]
+STUDENT = ["learning.tokens=1500", "learning.validations=2", "short_tokens=600", "seeds=[0,1]", "twin_lrs=[0.001,0.002]"]
+SPEED = ["prompt=64", "workload.context=128", "repeats=1"]
 
 
 def test_a_tiny_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["demo", "--out", str(tmp_path / "demo"), *(word for setting in SMALL for word in ("--set", setting))]
+    words = ["demo", "--out", str(tmp_path / "demo"), *flags(TEXT, SHAPE, PARENT, STUDENT, SPEED)]
     code = main([*words, "--json"])
     captured = capsys.readouterr()
     found = json.loads(captured.out)
@@ -47,7 +52,7 @@ def test_a_tiny_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [run["model"] for run in found["runs"]] == ["student"] * 2 + ["twin"] * 3
     assert set(found["samples"]["class Test"]) == {"parent", "student"} and len(found["next"]) == 3
     page = Path(found["report"]).read_text()
-    assert page.count("<svg") == 6 and "http" not in page.replace("http://www.w3.org", "").split("What they write")[0]
+    assert page.count("<svg") == 5 and "http" not in page.replace("http://www.w3.org", "").split("What they write")[0]
     assert main([*words, "--json"]) == code
     again = capsys.readouterr()
     assert json.loads(again.out) == found, "nothing is measured twice"

@@ -30,5 +30,5 @@ class Budget(Config):
     def describe(self) -> str:
         parts = [] if self.parameters is None else [f"{self.parameters:,} parameters"]
         if self.memory is not None:
-            parts.append(f"{self.memory / 2**20:,.1f} MiB at context {self.workload.context} and batch {self.workload.batch}")
+            parts.append(f"{self.memory / 2**20:,.4g} MiB at context {self.workload.context} and batch {self.workload.batch}")
         return " and ".join(parts)

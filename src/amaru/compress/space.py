@@ -238,4 +238,4 @@ def _nothing_fits(budget: Budget, space: SearchSpace, shapes: list[_Shape], used
 
 
 def _text(parameters: int, memory: int) -> str:
-    return f"{parameters:,} parameters, {memory / 2**20:,.1f} MiB"
+    return f"{parameters:,} parameters, {memory / 2**20:,.4g} MiB"

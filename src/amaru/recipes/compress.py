@@ -55,10 +55,11 @@ class CompressRecipe(Config):
     ranking_rows         validation rows on which every candidate is ranked without training
     finalists            how many are distilled for `short_tokens` each; the best then gets `learning.tokens`
     learning             the long distillation; the short ones differ in their number of tokens only
+    prompt, repeats      how speeds are taken: tokens prefilled, and repetitions; decoding is at the workload's context and batch
     """
 
     checkpoint: str
-    text: TextRecipe
+    text: TextRecipe = Field(default_factory=TextRecipe)
     memory: str | None = None
     parameters: str | None = None
     workload: Workload = Workload()
@@ -70,12 +71,17 @@ class CompressRecipe(Config):
     finalists: int = Field(default=3, gt=0)
     short_tokens: int = Field(default=200_000, gt=0)
     learning: Learning = Learning()
-    timing: Timing = Timing()
+    prompt: int = Field(default=1024, gt=0)
+    repeats: int = Field(default=5, gt=0)
     seed: int = Field(default=0, ge=0)
 
     def check(self) -> None:
         if self.memory is None and self.parameters is None:
             raise ConfigError("Compression needs a budget: --memory 60%, --memory 2GiB, --params 300M, or two of them.")
+
+    @property
+    def timing(self) -> Timing:
+        return Timing(prompt=self.prompt, batch=self.workload.batch, context=self.workload.context, repeats=self.repeats)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from typing import Any
 
 from pydantic import Field
 
+from amaru.compress.space import SearchSpace
 from amaru.config import Config, to_dict
 from amaru.data.tokenizer import Tokenizer
 from amaru.models.checkpoint import Checkpoint, fingerprint, load
+from amaru.models.cost import Workload
 from amaru.models.decoder import Decoder
 from amaru.recipes.compare import quality, speed
 from amaru.recipes.compress import Compressed, CompressRecipe, compress
@@ -23,7 +25,6 @@ from amaru.recipes.train import Trained, TrainRecipe, train_model
 from amaru.serve.generate import generate
 from amaru.serve.sampler import Sampling
 from amaru.serve.sequence import Settings
-from amaru.serve.speed import Timing
 from amaru.train.objective import CrossEntropy
 
 TEXT = TextRecipe(data=(PYTHON,), vocab=2048, row_length=256, limit_megabytes=8.0)
@@ -33,7 +34,7 @@ SHAPE = Shape(pattern="M-M-M*-M-M-", hidden=192, groups=2, mamba_channels=32, st
 class DemoRecipe(Config):
     """`DemoRecipe()`: sized for two cores and less than ten minutes; every number can be changed.
 
-    memory       the student's budget, as a share of the parent's memory at `timing.context`
+    memory       the student's budget, as a share of the parent's memory under the workload
     learning     of the student; the twin gets the same tokens, steps and batches
     twin_lrs     peak learning rates that the twin may choose from
     seeds        data orders (and twin's first weights) over which student and twin are repeated
@@ -48,7 +49,9 @@ class DemoRecipe(Config):
     twin_lrs: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
     seeds: tuple[int, ...] = (0, 1, 2)
     prompts: tuple[str, ...] = ("import os\n", "def __init__(self, ", "class Test")
-    timing: Timing = Timing(prompt=1024, batch=1, context=4096)
+    workload: Workload = Workload(context=4096)
+    prompt: int = Field(default=1024, gt=0)
+    repeats: int = Field(default=5, gt=0)
 
     def compression(self, checkpoint: Path) -> CompressRecipe:
         """The settings that `amaru compress` would be given."""
@@ -56,10 +59,12 @@ class DemoRecipe(Config):
             checkpoint=str(checkpoint),
             text=self.text,
             memory=self.memory,
-            space=replace(CompressRecipe.__dataclass_fields__["space"].default, limit=32),
+            space=SearchSpace(limit=32),
             short_tokens=self.short_tokens,
             learning=self.learning,
-            timing=self.timing,
+            workload=self.workload,
+            prompt=self.prompt,
+            repeats=self.repeats,
         )
 
 
@@ -83,7 +88,7 @@ def demo(recipe: DemoRecipe, run: Run) -> dict[str, Any]:
         "runs": runs,
         "verdict": verdict,
         "samples": samples,
-        "timing": to_dict(recipe.timing),
+        "timing": to_dict(compression.timing),
         "next": _next(run.directory, compressed.student),
     }
     return run.result("comparison", {name: str(row["loss"]) for name, row in rows.items()}, lambda: found, title="comparison")
@@ -168,9 +173,7 @@ def judge(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _rows(recipe: DemoRecipe, run: Run, parent: Trained, compressed: Compressed, twin: Path) -> dict[str, dict[str, Any]]:
     """The compression's rows and the twin's; speeds of all four are taken here, one after the other."""
     found = quality(run, "twin", twin, compressed.text, teacher=parent.checkpoint)
-    row = found | speed(
-        Run(run.path("compress"), "compress", recipe.compression(parent.checkpoint), run.progress), "twin", twin, recipe.timing
-    )
+    row = found | speed(run, "twin", twin, recipe.compression(parent.checkpoint).timing)
     return compressed.rows | {"twin": row}
 
 

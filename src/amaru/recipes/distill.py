@@ -24,7 +24,7 @@ class DistillRecipe(Config):
 
     teacher: str
     student: str
-    text: TextRecipe
+    text: TextRecipe = Field(default_factory=TextRecipe)
     learning: Learning = Learning()
     seed: int = Field(default=0, ge=0)
 

@@ -36,7 +36,7 @@ class Run:
 
     A step is finished when its entry in `steps.json` names the same `made_from` and its file is there. The same
     command therefore continues after the last finished step, whatever stopped it.
-    Raises `ArtifactError` when the directory belongs to another recipe.
+    Raises `ArtifactError` when the directory holds finished steps of another recipe.
     """
 
     def __init__(self, directory: str | Path, kind: str, recipe: Config, progress: Progress) -> None:
@@ -103,11 +103,13 @@ class Run:
         recipe = to_dict(self.recipe)
         if path.exists():
             before = json.loads(path.read_text())
-            if (before["kind"], before["recipe"]) != (self.kind, _plain(recipe)):
+            same = (before["kind"], before["recipe"]) == (self.kind, _plain(recipe))
+            if not same and self._steps():
                 different = ", ".join(_differences(before["recipe"], _plain(recipe))) or "kind"
                 raise ArtifactError(f"{self.directory} holds a {before['kind']} run with other settings ({different}); give another --out.")
-            self.progress.note(f"Continuing {self.directory}")
-            return
+            if same:
+                self.progress.note(f"Continuing {self.directory}")
+                return
         if self.directory.is_file():
             raise ArtifactError(f"{self.directory} is a file; --out is a directory.")
         self._write("run.json", {"kind": self.kind, "recipe": recipe, **environment()})

@@ -26,7 +26,7 @@ class TextRecipe(Config):
     limit_megabytes   at most so much text in all, in documents that a hash chooses; None takes everything
     """
 
-    data: tuple[str, ...]
+    data: tuple[str, ...] = ()
     field: str = "text"
     vocab: int = Field(default=4096, ge=258)
     row_length: int = Field(default=512, ge=2)

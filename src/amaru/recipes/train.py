@@ -30,7 +30,7 @@ class TrainRecipe(Config):
     start     a checkpoint to go on from instead; its tokenizer is used
     """
 
-    text: TextRecipe
+    text: TextRecipe = Field(default_factory=TextRecipe)
     shape: Shape = Shape()
     start: str | None = None
     learning: Learning = Learning()
