@@ -67,7 +67,7 @@ def command(
         "rows": compressed.rows,
         "report": write_report(directory),
         "next": [
-            f"amaru generate {compressed.student} --prompt 'def main('",
+            f"amaru generate {compressed.student} --prompt 'The '",
             f"amaru verify {compressed.student} transformers:{compressed.student}",
         ],
     }

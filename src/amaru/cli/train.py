@@ -1,5 +1,6 @@
 """`amaru train`: text in, checkpoint out."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,8 +48,9 @@ def command(
         progress.note(f"Training in {directory}")
         trained = train_model(resolved, Run(directory, "train", resolved, progress))
     following = [
-        f"amaru generate {trained.checkpoint} --prompt 'def '",
-        f"amaru compress {trained.checkpoint} --data {' '.join(resolved.text.data)} --memory 60%",
+        shlex.join(["amaru", "generate", str(trained.checkpoint), "--prompt", "The "]),
+        shlex.join(["amaru", "compress", str(trained.checkpoint), *(word for name in resolved.text.data for word in ("--data", name))])
+        + " --memory 60%",
     ]
     emit({**trained.summary, "report": write_report(directory), "next": following}, json=json, people=_print_summary)
 

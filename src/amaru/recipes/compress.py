@@ -140,7 +140,12 @@ class Search:
         recipe = self.recipe
         made_from = self.origin | {"how": f"{recipe.calibration_rows} {recipe.layer_rows} {recipe.layer_metric} {recipe.learning.dtype}"}
         return self.run.keep(
-            "scores.safetensors", made_from, lambda path: self._score(made_from).save(path), Scores.load, title="importance"
+            "scores.safetensors",
+            made_from,
+            lambda path: self._score(made_from).save(path),
+            Scores.load,
+            title="importance",
+            describe=lambda scores: coverage(self.config, scores),
         )
 
     def enumeration(self) -> Enumeration:
