@@ -55,9 +55,9 @@ def command(
 
         emit(forecast(resolved, directory), json=json, people=print_forecast)
         return
-    with LiveLine() as progress:
+    with LiveLine() as progress, Run(directory, "compress", resolved, progress) as run:
         progress.note(f"Compressing in {directory}")
-        compressed = compress(resolved, Run(directory, "compress", resolved, progress))
+        compressed = compress(resolved, run)
     from amaru.report.runs import write_report
 
     facts = {

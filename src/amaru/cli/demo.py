@@ -25,8 +25,8 @@ def command(
     from amaru.recipes.run import Run
 
     recipe = build_recipe(DemoRecipe, None, {}, settings or [])
-    with LiveLine() as progress:
-        found = demo(recipe, Run(out, "demo", recipe, progress))
+    with LiveLine() as progress, Run(out, "demo", recipe, progress) as run:
+        found = demo(recipe, run)
     from amaru.report.runs import write_report
 
     report = write_report(out)

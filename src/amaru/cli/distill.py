@@ -37,9 +37,9 @@ def command(
     }
     resolved = build_recipe(DistillRecipe, recipe, given, settings or [])
     directory = out or default_directory("distill", resolved)
-    with LiveLine() as progress:
+    with LiveLine() as progress, Run(directory, "distill", resolved, progress) as run:
         progress.note(f"Distilling in {directory}")
-        found = distill(resolved, Run(directory, "distill", resolved, progress))
+        found = distill(resolved, run)
     from amaru.report.runs import write_report
 
     emit({**found, "report": write_report(directory)}, json=json, people=_print)

@@ -44,9 +44,9 @@ def command(
     if dry_run:
         emit(forecast(resolved, directory), json=json, people=print_forecast)
         return
-    with LiveLine() as progress:
+    with LiveLine() as progress, Run(directory, "train", resolved, progress) as run:
         progress.note(f"Training in {directory}")
-        trained = train_model(resolved, Run(directory, "train", resolved, progress))
+        trained = train_model(resolved, run)
     following = [
         shlex.join(["amaru", "generate", str(trained.checkpoint), "--prompt", "The "]),
         shlex.join(["amaru", "compress", str(trained.checkpoint), *(word for name in resolved.text.data for word in ("--data", name))])

@@ -75,7 +75,8 @@ def demo(recipe: DemoRecipe, run: Run) -> dict[str, Any]:
     parent = _train_parent(recipe, run)
     note("2. The compression")
     compression = recipe.compression(parent.checkpoint)
-    compressed = compress(compression, Run(run.path("compress"), "compress", compression, run.progress))
+    with Run(run.path("compress"), "compress", compression, run.progress) as inner:
+        compressed = compress(compression, inner)
     note("3. The twin: the student's shape from scratch on the same tokens, and both again with other seeds")
     runs = _seeds(recipe, run, parent, compressed)
     verdict = judge(runs)
@@ -96,7 +97,8 @@ def demo(recipe: DemoRecipe, run: Run) -> dict[str, Any]:
 
 def _train_parent(recipe: DemoRecipe, run: Run) -> Trained:
     training = TrainRecipe(text=recipe.text, shape=recipe.shape, learning=recipe.parent)
-    return train_model(training, Run(run.path("parent"), "train", training, run.progress))
+    with Run(run.path("parent"), "train", training, run.progress) as inner:
+        return train_model(training, inner)
 
 
 def _seeds(recipe: DemoRecipe, run: Run, parent: Trained, compressed: Compressed) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """The run directory: which steps are finished, what each was made from, and what exactly ran."""
 
+import fcntl
 import json
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import torch
 
 from amaru import __version__
 from amaru.config import Config, atomic_file, fingerprint_bytes, to_dict
+from amaru.config.atomic import storage_errors
 from amaru.errors import ArtifactError
 
 T = TypeVar("T")
@@ -32,11 +35,12 @@ def default_directory(kind: str, recipe: Config) -> Path:
 
 
 class Run:
-    """`Run("runs/demo", "demo", recipe, progress)`: steps that are kept when whole and made when not.
+    """`with Run("runs/demo", "demo", recipe, progress) as run:` steps that are kept when whole and made when not.
 
     A step is finished when its entry in `steps.json` names the same `made_from` and its file is there. The same
     command therefore continues after the last finished step, whatever stopped it.
-    Raises `ArtifactError` when the directory holds finished steps of another recipe.
+    Used in a `with`, which keeps other processes out. Raises `ArtifactError` when one is in, and when the directory
+    holds finished steps of another recipe.
     """
 
     def __init__(self, directory: str | Path, kind: str, recipe: Config, progress: Progress) -> None:
@@ -44,7 +48,24 @@ class Run:
         self.kind = kind
         self.recipe = recipe
         self.progress = progress
+
+    def __enter__(self) -> "Run":
+        if self.directory.is_file():
+            raise ArtifactError(f"{self.directory} is a file; --out is a directory.")
+        with storage_errors(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lock = self.path(".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ArtifactError(f"Another process is working in {self.directory}; wait for it, or give another --out.") from None
+        self._clear_leftovers()
         self._claim()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
 
     def path(self, name: str) -> Path:
         return self.directory / name
@@ -98,6 +119,11 @@ class Run:
         path = self.path("steps.json")
         return json.loads(path.read_text()) if path.exists() else {}
 
+    def _clear_leftovers(self) -> None:
+        """Remove what a killed process had half written: the lock says that nobody is writing it now."""
+        for leftover in self.directory.glob(".*.partial"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
     def _claim(self) -> None:
         path = self.path("run.json")
         recipe = to_dict(self.recipe)
@@ -110,8 +136,6 @@ class Run:
             if same:
                 self.progress.note(f"Continuing {self.directory}")
                 return
-        if self.directory.is_file():
-            raise ArtifactError(f"{self.directory} is a file; --out is a directory.")
         self._write("run.json", {"kind": self.kind, "recipe": recipe, **environment()})
 
     def _write(self, name: str, values: Any) -> None:
