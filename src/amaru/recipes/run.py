@@ -57,11 +57,14 @@ class Run:
             self._lock = self.path(".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._clear_leftovers()
+            self._claim()
         except BlockingIOError:
             self._lock.close()
             raise ArtifactError(f"Another process is working in {self.directory}; wait for it, or give another --out.") from None
-        self._clear_leftovers()
-        self._claim()
+        except BaseException:
+            self._lock.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
