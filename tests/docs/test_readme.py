@@ -25,6 +25,10 @@ def test_the_command_line_takes_it(command: str) -> None:
         pass
 
 
+def test_no_place_is_left_unfilled() -> None:
+    assert "@@" not in README.read_text(encoding="utf-8")
+
+
 def test_files_named_as_proof_exist() -> None:
     for path in re.findall(r"`(tests/[\w/.]+)`", README.read_text(encoding="utf-8")):
         assert (README.parent / path).exists(), path

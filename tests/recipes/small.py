@@ -54,4 +54,4 @@ def compress_words(corpus: Path, checkpoint: Path, out: Path) -> list[str]:
         "--short-tokens",
         "500",
     ]
-    return [*words, "--finalists", "2", "--out", str(out), *flags(TEXT, SEARCH, SHORT)]
+    return [*words, "--finalists", "2", "--out", str(out), *flags(TEXT[1:], SEARCH, SHORT)]

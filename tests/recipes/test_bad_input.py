@@ -58,11 +58,12 @@ def test_text_that_is_not_there_or_not_text(tmp_path: Path, capsys: pytest.Captu
         (["--memory", "60%", "--set", "learning.lrr=1"], "Did you mean 'lr'?"),
         (["--memory", "60%", "--finalists", "0"], "greater than 0"),
         (["--memory", "60%", "--tokens", "few"], "--tokens: 'few' is not a count"),
+        (["--memory", "60%", "--set", "text.vocab=5000"], "brings its own tokenizer of 300 tokens"),
     ],
 )
 def test_budgets_and_settings(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: str) -> None:
     base = ["compress", str(place / "parent" / "model"), "--data", str(place / "corpus"), "--out", str(tmp_path / "run")]
-    small = flags(TEXT, ["calibration_rows=2", "layer_rows=1"])
+    small = flags(TEXT[1:], ["calibration_rows=2", "layer_rows=1"])
     assert expected in sentence(capsys, *base, *words, *small)
 
 
@@ -93,7 +94,7 @@ def test_an_unknown_checkpoint_and_an_unknown_run(tmp_path: Path, capsys: pytest
     assert "no run.json" in sentence(capsys, "report", str(tmp_path))
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint_whole(place: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_a_sentence_and_the_same_command_finishes_later(place: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: the model fits no more, the small files before it do."""
     corpus, out = place / "corpus", tmp_path / "run"
     words = train_words(corpus, out)
@@ -125,7 +126,34 @@ def test_a_teacher_with_another_tokenizer_is_refused(place: Path, tmp_path: Path
     assert "different tokenizers" in sentence(capsys, *words, "--out", str(tmp_path / "run"), *flags(TEXT, SHORT))
 
 
-def test_a_budget_for_a_run_that_exists_is_another_run(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_leaves_nothing_behind(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = compress_words(place / "corpus", place / "parent" / "model", tmp_path / "run")
     assert main([*words, "--dry-run"]) == 0
-    assert not (tmp_path / "run").exists(), "a dry run leaves nothing behind"
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_would_have_no_effect_are_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--from", str(place / "parent" / "model"), "--data", str(place / "corpus"), "--out", str(tmp_path / "run")]
+    assert "has its own shape" in sentence(capsys, *words, "--hidden", "999")
+    assert "brings its own tokenizer" in sentence(capsys, *words, "--set", "text.vocab=5000")
+    assert "at least two different seeds" in sentence(capsys, "demo", "--out", str(tmp_path / "d"), "--set", "seeds=[1]")
+    assert "at least one learning rate" in sentence(capsys, "demo", "--out", str(tmp_path / "d"), "--set", "twin_lrs=[]")
+
+
+def test_a_tokenizer_larger_than_its_model_is_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = copy_of(place / "parent" / "model", tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    added = {"id": 300, "content": "<new>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    tokenizer["added_tokens"].append(added)
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    for verb in (["compress", str(other), "--memory", "60%"], ["train", "--from", str(other)]):
+        assert "300 embeddings" in sentence(capsys, *verb, "--data", str(place / "corpus"), "--out", str(tmp_path / "run"))
+
+
+def test_eval_refuses_a_teacher_with_another_tokenizer(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = copy_of(place / "parent" / "model", tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-1]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    words = ["eval", str(place / "parent" / "model"), "--data", str(place / "corpus"), "--teacher", str(other)]
+    assert "different tokenizers" in sentence(capsys, *words)

@@ -19,12 +19,14 @@ TIMINGS = {"prefill", "decode"}
 
 def killed_until_done(words: list[str], kills: int, wait: tuple[float, float], seed: int) -> None:
     """Run the command line, SIGKILL it `kills` times at random moments, then let it finish."""
-    draw = random.Random(seed)
+    draw, alive = random.Random(seed), 0
     for _ in range(kills):
         process = subprocess.Popen([sys.executable, "-m", "amaru", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(draw.uniform(*wait))
+        alive += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert alive, "no process was still working when it was to be killed; wait less"
     done = subprocess.run([sys.executable, "-m", "amaru", *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 

@@ -10,6 +10,7 @@ from tests.recipes.small import SHORT, TEXT, compress_words, flags, train_words,
 
 from amaru.cli.main import main
 from amaru.compress.plan import Plan
+from amaru.compress.scores import Scores
 from amaru.models import cost
 from amaru.models.checkpoint import Checkpoint, fingerprint
 
@@ -81,7 +82,7 @@ def test_distill_eval_generate_verify_report(
 ) -> None:
     teacher, pruned = str(parent / "model"), str(compressed / "pruned")
     words = ["--teacher", teacher, "--student", pruned, "--data", str(corpus), "--tokens", "1k", "--out", str(tmp_path / "d")]
-    found = run_json(capsys, "distill", *words, *flags(TEXT, SHORT))
+    found = run_json(capsys, "distill", *words, *flags(TEXT[1:], SHORT))
     assert found["rows"]["model"]["teacher_kl"] < found["rows"]["before"]["teacher_kl"]
     evaluated = run_json(capsys, "eval", found["checkpoint"], "--data", str(corpus / "000.txt"), "--row-length", "64")
     assert 0 < evaluated["loss"] < 6
@@ -123,11 +124,46 @@ print((found - expected["logits"]).abs().max().item())
 
 def test_continuing_from_a_checkpoint(corpus: Path, parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "--from", str(parent / "model"), "--data", str(corpus), "--tokens", "300", "--out", str(tmp_path / "more")]
-    more = run_json(capsys, *words, *flags(TEXT, SHORT))
+    more = run_json(capsys, *words, *flags(TEXT[1:], SHORT))
     assert fingerprint(more["checkpoint"]) != fingerprint(parent / "model")
     assert Checkpoint(more["checkpoint"]).config == Checkpoint(parent / "model").config
     before = json.loads((parent / "quality-model.json").read_text())["loss"]
     assert more["loss"] < before + 0.1, "it goes on from where the parent was, not from random weights"
+
+
+def test_the_comparison_follows_the_text(corpus: Path, parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A document more in the text makes every figure anew, in the record as on the screen."""
+    text = write_corpus(tmp_path / "text", documents=20)
+    words = compress_words(text, parent / "model", tmp_path / "run")
+    first = run_json(capsys, *words)
+    write_corpus(tmp_path / "text", documents=60)
+    second = run_json(capsys, *words)
+    recorded = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert recorded["parent"]["loss"] == second["rows"]["parent"]["loss"] != first["rows"]["parent"]["loss"]
+
+
+def test_every_setting_can_come_from_set(corpus: Path, parent: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [f"text.data=[{corpus}]", "memory=60%", "space.floors.mlp=0.9", "learning.tokens=1000"]
+    found = run_json(capsys, "compress", str(parent / "model"), *flags(settings), "--dry-run")
+    assert found["recipe"]["memory"] == "60%" and found["recipe"]["learning"]["tokens"] == 1000
+    assert found["recipe"]["space"]["floors"] == {"mamba2": 0.5, "attention": 0.25, "mlp": 0.9}, "the other floors stay"
+    pattern = run_json(capsys, "train", *flags([f"text.data=[{corpus}]", "shape.pattern=*-M-"]), "--dry-run")
+    assert pattern["recipe"]["shape"]["pattern"] == "*-M-"
+
+
+def test_what_a_dry_run_prints_is_a_recipe(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*train_words(corpus, tmp_path / "x"), "--dry-run"]) == 0
+    (tmp_path / "recipe.yaml").write_text(capsys.readouterr().out)
+    found = run_json(capsys, "train", "--recipe", str(tmp_path / "recipe.yaml"), "--dry-run")
+    assert found["recipe"]["shape"]["hidden"] == 32 and found["steps"] == 24
+
+
+def test_the_iterative_order_and_neurons_behind_the_activation(corpus: Path, parent: Path, tmp_path: Path) -> None:
+    words = [*compress_words(corpus, parent / "model", tmp_path / "run"), *flags(["layers_iteratively=true", "ffn_after_activation=true"])]
+    assert main(words) == 0
+    scores = Scores.load(tmp_path / "run" / "scores.safetensors")
+    assert scores.ffn_read == "after activation"
+    assert sorted(scores.layers.tolist()) == list(range(7)), "an order, not magnitudes"
 
 
 def test_dry_run_writes_nothing(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

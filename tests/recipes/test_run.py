@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from amaru.config import Config
+from amaru.config.records import read_record
 from amaru.errors import ArtifactError
 from amaru.recipes.run import Run
 
@@ -15,6 +16,12 @@ class Recipe(Config):
     """A recipe of one number."""
 
     size: int = 1
+
+
+class Place(Config):
+    """A recipe that names a place."""
+
+    checkpoint: str
 
 
 class Notes:
@@ -47,7 +54,8 @@ def test_a_finished_step_is_kept_until_its_origin_changes(tmp_path: Path) -> Non
             assert measured(run, "a", values) == [0]
     with Run(tmp_path / "run", "trial", Recipe(), Notes()) as run:
         assert measured(run, "b", values) == [0, 1]
-        assert set(run.seconds()) == {"step.json"} and run.facts()["recipe"] == {"size": 1}
+        assert read_record(tmp_path / "run" / "run.json")["recipe"] == {"size": 1}
+        assert set(read_record(tmp_path / "run" / "steps.json")) == {"step.json"}
 
 
 def test_a_step_whose_file_is_gone_is_made_again(tmp_path: Path) -> None:
@@ -79,7 +87,40 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_half_wrote_is_cleared(tmp_path: Path) -> None:
+    with Run(tmp_path, "trial", Recipe(), Notes()):
+        pass
     (tmp_path / ".model.123.partial").mkdir()
     (tmp_path / ".steps.json.123.partial").write_text("{")
+    (tmp_path / ".download.partial").write_text("somebody else's")
     with Run(tmp_path, "trial", Recipe(), Notes()):
-        assert not list(tmp_path.glob(".*.partial"))
+        assert [path.name for path in tmp_path.glob(".*.partial")] == [".download.partial"]
+
+
+def test_a_directory_that_is_no_run_yet_keeps_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / ".model.123.partial").write_text("not ours")
+    with Run(tmp_path, "trial", Recipe(), Notes()):
+        assert (tmp_path / ".model.123.partial").exists()
+
+
+def test_a_kill_while_a_step_is_made_again_does_not_bring_the_old_one_back(tmp_path: Path) -> None:
+    with Run(tmp_path, "trial", Recipe(), Notes()) as run:
+        measured(run, "a", [])
+
+        def killed(path: Path) -> None:
+            path.write_text("[1]")  # whole, but made from b, and never recorded
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run.keep("step.json", {"origin": "b"}, killed, read_record)
+        assert measured(run, "a", [5]) == [5, 1]
+
+
+def test_a_run_may_be_moved_and_damaged_records_are_sentences(tmp_path: Path) -> None:
+    with Run(tmp_path / "here", "trial", Place(checkpoint="one/path"), Notes()) as run:
+        measured(run, "a", [])
+    (tmp_path / "here").rename(tmp_path / "there")
+    with Run(tmp_path / "there", "trial", Place(checkpoint="another/path"), Notes()) as run:
+        assert measured(run, "a", [9]) == [0]
+    (tmp_path / "there" / "steps.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"steps\.json cannot be read"), Run(tmp_path / "there", "other", Recipe(), Notes()):
+        pass

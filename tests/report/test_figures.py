@@ -88,7 +88,7 @@ def test_a_bar_per_layer_in_the_colour_of_its_kind(drawn):
 def test_a_point_per_candidate_and_the_winner_by_name(drawn):
     svg = drawn["frontier"]
     legend = 1
-    assert [len(re.findall(rf'<use [^>]*fill: var\(--{name},', svg)) for name in ("mlp", "series-1", "series-2")] == [
+    assert [len(re.findall(rf"<use [^>]*fill: var\(--{name},", svg)) for name in ("mlp", "series-1", "series-2")] == [
         40 + legend,
         1 + legend,
         1 + legend,

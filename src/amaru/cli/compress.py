@@ -1,5 +1,6 @@
 """`amaru compress`: a parent and a budget in, a distilled student out."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +34,8 @@ def command(
     The same command continues an interrupted run. The student is a checkpoint that stock transformers loads.
     """
     from amaru.cli.settings import build_recipe, count
-    from amaru.recipes.compress import CompressRecipe, compress, forecast
+    from amaru.recipes.compress import compress
+    from amaru.recipes.compression import CompressRecipe, forecast
     from amaru.recipes.run import Run, default_directory
 
     given = {
@@ -67,8 +69,8 @@ def command(
         "rows": compressed.rows,
         "report": write_report(directory),
         "next": [
-            f"amaru generate {compressed.student} --prompt 'The '",
-            f"amaru verify {compressed.student} transformers:{compressed.student}",
+            shlex.join(["amaru", "generate", str(compressed.student), "--prompt", "The "]),
+            shlex.join(["amaru", "verify", str(compressed.student), f"transformers:{compressed.student}"]),
         ],
     }
     emit(facts, json=json, people=_print)

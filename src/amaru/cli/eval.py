@@ -14,8 +14,11 @@ from amaru.report.numbers import percent
 
 def command(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory with a tokenizer.")],
-    data: Annotated[list[str], typer.Option(help="Text: a file, a directory, or a glob in quotes; may be given several times.")],
+    data: Annotated[
+        list[str], typer.Option(help="Files, directories or globs in quotes, given once or several times; @python is Python's own source.")
+    ],
     teacher: Annotated[Path | None, typer.Option(help="Also compare with this checkpoint, token by token.")] = None,
+    field: Annotated[str, typer.Option(help="The text field of .jsonl files.")] = "text",
     row_length: Annotated[int, typer.Option(help="Tokens of context; documents are cut into rows of this length.")] = 1024,
     batch_rows: Annotated[int, typer.Option(help="Rows that run together.")] = 4,
     limit_rows: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
@@ -23,18 +26,18 @@ def command(
 ) -> None:
     """Measure loss, next-token accuracy and bits per byte on text; with --teacher also the KL to it and how often both agree."""
     from amaru.config import to_dict
-    from amaru.data.corpus import read
     from amaru.data.loader import in_order
     from amaru.data.packing import pack
-    from amaru.data.tokenizer import Tokenizer
     from amaru.errors import ConfigError
     from amaru.eval.perplexity import evaluate, token_bytes
     from amaru.models.checkpoint import load
+    from amaru.recipes.distill import one_tokenizer
+    from amaru.recipes.text import TextRecipe, gather, tokenizer_of
 
     if batch_rows < 1 or (limit_rows is not None and limit_rows < 1):
         raise ConfigError(f"--batch-rows and --limit-rows are at least 1; got {batch_rows} and {limit_rows}.")
-    tokenizer = Tokenizer.load(checkpoint)
-    corpus = read(data)
+    tokenizer = one_tokenizer(teacher, checkpoint) if teacher else tokenizer_of(checkpoint)
+    corpus = gather(TextRecipe(data=tuple(data), field=field))
     rows = pack(corpus.documents, tokenizer, row_length)
     decoder, compared = load(checkpoint), load(teacher) if teacher else None
     with LiveLine() as live:

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import yaml
 from rich.console import Console
 
-from amaru.config import Config, from_dict, override
+from amaru.config import Config
+from amaru.config.strict import build
 from amaru.config.units import parse_count
 from amaru.errors import ConfigError
 
@@ -20,7 +21,7 @@ def build_recipe(kind: type[C], file: Path | None, given: Mapping[str, Any], set
     for name, value in given.items():
         if value is not None:
             _place(values, name.split("."), value)
-    return override(from_dict(kind, values), settings)
+    return build(kind, values, settings)
 
 
 def count(flag: str, text: str | None) -> int | None:
@@ -45,7 +46,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds a {type(values).__name__}; a recipe is a mapping of settings.")
-    return values
+    return values.get("recipe", values)  # what --dry-run prints is read back
 
 
 def _place(values: dict[str, Any], path: list[str], value: Any) -> None:

@@ -9,6 +9,7 @@ from amaru.data.loader import in_order
 from amaru.eval.perplexity import evaluate, token_bytes
 from amaru.models import cost
 from amaru.models.checkpoint import fingerprint, load
+from amaru.models.decoder import Decoder
 from amaru.recipes.run import Run
 from amaru.recipes.text import Text
 from amaru.serve.speed import Timing, measure
@@ -16,11 +17,11 @@ from amaru.serve.speed import Timing, measure
 BATCH_ROWS = 8
 
 
-def quality(run: Run, name: str, checkpoint: Path, text: Text, teacher: Path | None = None) -> dict[str, Any]:
-    """Loss, accuracy and bits per byte on all validation rows, and agreement with the teacher; fp32 weights, bf16 arithmetic."""
+def quality(run: Run, name: str, checkpoint: Path, text: Text, dtype: str, teacher: Path | None = None) -> dict[str, Any]:
+    """Loss, accuracy and bits per byte on all validation rows, and agreement with the teacher; arithmetic in `dtype`, weights in fp32."""
 
     def make() -> dict[str, Any]:
-        decoder, reference = _for_arithmetic(checkpoint), None if teacher is None else _for_arithmetic(teacher)
+        decoder, reference = for_arithmetic(checkpoint, dtype), None if teacher is None else for_arithmetic(teacher, dtype)
         found = evaluate(decoder, in_order(text.validation, BATCH_ROWS), teacher=reference, token_bytes=token_bytes(text.tokenizer))
         return {
             "loss": found.loss,
@@ -30,7 +31,12 @@ def quality(run: Run, name: str, checkpoint: Path, text: Text, teacher: Path | N
             "teacher_agreement": found.teacher_agreement,
         }
 
-    made_from = {"checkpoint": fingerprint(checkpoint), "text": text.fingerprint, "teacher": fingerprint(teacher) if teacher else ""}
+    made_from = {
+        "checkpoint": fingerprint(checkpoint),
+        "text": text.fingerprint,
+        "teacher": fingerprint(teacher) if teacher else "",
+        "dtype": dtype,
+    }
     return run.result(f"quality-{name}", made_from, make, title=f"quality of {name}")
 
 
@@ -53,7 +59,8 @@ def speed(run: Run, name: str, checkpoint: Path, timing: Timing) -> dict[str, An
     return run.result(f"speed-{name}", made_from, make, title=f"speed of {name}")
 
 
-def _for_arithmetic(checkpoint: Path) -> Any:
-    decoder = load(checkpoint)
-    decoder.compute_dtype = torch.bfloat16
+def for_arithmetic(checkpoint: Path | str, dtype: str) -> Decoder:
+    """The checkpoint's decoder with fp32 weights, computing in bf16 or fp32."""
+    decoder = load(checkpoint, torch.float32)
+    decoder.compute_dtype = torch.bfloat16 if dtype == "bf16" else None
     return decoder

@@ -1,5 +1,6 @@
 """The whole path on one small model: train, compress, distil, and hold the student against a fair twin. `amaru demo`."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -10,11 +11,13 @@ from pydantic import Field
 from amaru.compress.space import SearchSpace
 from amaru.config import Config, to_dict
 from amaru.data.tokenizer import Tokenizer
+from amaru.errors import ConfigError
 from amaru.models.checkpoint import Checkpoint, fingerprint, load
 from amaru.models.cost import Workload
 from amaru.models.decoder import Decoder
 from amaru.recipes.compare import quality, speed
-from amaru.recipes.compress import Compressed, CompressRecipe, compress
+from amaru.recipes.compress import Compressed, compress
+from amaru.recipes.compression import CompressRecipe
 from amaru.recipes.distill import distil_student
 from amaru.recipes.fit import fit
 from amaru.recipes.learning import Learning
@@ -32,7 +35,7 @@ SHAPE = Shape(pattern="M-M-M*-M-M-", hidden=192, groups=2, mamba_channels=32, st
 
 
 class DemoRecipe(Config):
-    """`DemoRecipe()`: sized for two cores and less than ten minutes; every number can be changed.
+    """`DemoRecipe()`: sized for two cores and less than ten minutes; every number below can be changed.
 
     memory       the student's budget, as a share of the parent's memory under the workload
     learning     of the student; the twin gets the same tokens, steps and batches
@@ -53,17 +56,24 @@ class DemoRecipe(Config):
     prompt: int = Field(default=1024, gt=0)
     repeats: int = Field(default=5, gt=0)
 
+    def check(self) -> None:
+        if len(set(self.seeds)) < 2 or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"The demo needs at least two different seeds to know how much they matter; got {list(self.seeds)}.")
+        if not self.twin_lrs or min(self.twin_lrs) <= 0:
+            raise ConfigError(f"The twin needs at least one learning rate above 0 to choose from; got {list(self.twin_lrs)}.")
+
     def compression(self, checkpoint: Path) -> CompressRecipe:
         """The settings that `amaru compress` would be given."""
         return CompressRecipe(
             checkpoint=str(checkpoint),
-            text=self.text,
+            text=replace(self.text, vocab=None),
             memory=self.memory,
             space=SearchSpace(limit=32),
             short_tokens=self.short_tokens,
             learning=self.learning,
             workload=self.workload,
             prompt=self.prompt,
+            seed=self.seeds[0],
             repeats=self.repeats,
         )
 
@@ -92,7 +102,8 @@ def demo(recipe: DemoRecipe, run: Run) -> dict[str, Any]:
         "timing": to_dict(compression.timing),
         "next": _next(run.directory, compressed.student),
     }
-    return run.result("comparison", {name: str(row["loss"]) for name, row in rows.items()}, lambda: found, title="comparison")
+    run.write("comparison.json", found)
+    return found
 
 
 def _train_parent(recipe: DemoRecipe, run: Run) -> Trained:
@@ -107,10 +118,12 @@ def _seeds(recipe: DemoRecipe, run: Run, parent: Trained, compressed: Compressed
     runs = []
     for seed in recipe.seeds:
         student = compressed.student if seed == first else _student(recipe, run, parent, seed, text)
-        runs.append(_entry(run, "student", recipe.learning.lr, seed, student, text))
-    tried = [_entry(run, "twin", lr, first, _twin(recipe, run, compressed, lr, first), text) for lr in recipe.twin_lrs]
+        runs.append(_entry(recipe, run, "student", recipe.learning.lr, seed, student, text))
+    tried = [_entry(recipe, run, "twin", lr, first, _twin(recipe, run, compressed, lr, first), text) for lr in recipe.twin_lrs]
     best = min(tried, key=lambda entry: entry["loss"])["lr"]
-    again = [_entry(run, "twin", best, seed, _twin(recipe, run, compressed, best, seed), text) for seed in recipe.seeds if seed != first]
+    again = [
+        _entry(recipe, run, "twin", best, seed, _twin(recipe, run, compressed, best, seed), text) for seed in recipe.seeds if seed != first
+    ]
     return runs + tried + again
 
 
@@ -128,14 +141,14 @@ def _twin(recipe: DemoRecipe, run: Run, compressed: Compressed, lr: float, seed:
     return fit(run, name, compressed.text, learning, lambda: Decoder(config).initialise(seed), CrossEntropy, made_from, title=name)
 
 
-def _entry(run: Run, model: str, lr: float, seed: int, checkpoint: Path, text: Text) -> dict[str, Any]:
+def _entry(recipe: DemoRecipe, run: Run, model: str, lr: float, seed: int, checkpoint: Path, text: Text) -> dict[str, Any]:
     name = f"{model}-lr{lr:g}-seed{seed}"
     return {
         "model": model,
         "lr": lr,
         "seed": seed,
         "folder": f"{checkpoint.name}-training",
-        "loss": quality(run, name, checkpoint, text)["loss"],
+        "loss": quality(run, name, checkpoint, text, recipe.learning.dtype)["loss"],
     }
 
 
@@ -174,9 +187,11 @@ def judge(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _rows(recipe: DemoRecipe, run: Run, parent: Trained, compressed: Compressed, twin: Path) -> dict[str, dict[str, Any]]:
     """The compression's rows and the twin's; speeds of all four are taken here, one after the other."""
-    found = quality(run, "twin", twin, compressed.text, teacher=parent.checkpoint)
-    row = found | speed(run, "twin", twin, recipe.compression(parent.checkpoint).timing)
-    return compressed.rows | {"twin": row}
+    dtype = recipe.learning.dtype
+    rows = compressed.rows | {"twin": quality(run, "twin", twin, compressed.text, dtype, teacher=parent.checkpoint)}
+    places = {"parent": parent.checkpoint, "pruned": run.path("compress") / "pruned", "student": compressed.student, "twin": twin}
+    timing = recipe.compression(parent.checkpoint).timing
+    return {name: rows[name] | speed(run, name, place, timing) for name, place in places.items()}
 
 
 def _samples(recipe: DemoRecipe, run: Run, parent: Trained, compressed: Compressed) -> dict[str, dict[str, str]]:
@@ -197,8 +212,9 @@ def _samples(recipe: DemoRecipe, run: Run, parent: Trained, compressed: Compress
 
 
 def _next(directory: Path, student: Path) -> list[str]:
+    parent = directory / "parent" / "model"
     return [
-        f"amaru generate {student} --prompt 'def main('",
-        f"amaru show {student}",
-        f"amaru compress {directory / 'parent' / 'model'} --data @python --params 50% --out runs/half",
+        shlex.join(["amaru", "generate", str(student), "--prompt", "def main("]),
+        shlex.join(["amaru", "show", str(student)]),
+        shlex.join(["amaru", "compress", str(parent), "--data", PYTHON, "--params", "50%", "--out", "runs/half"]),
     ]

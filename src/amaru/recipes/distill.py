@@ -11,12 +11,11 @@ from amaru.data.tokenizer import Tokenizer
 from amaru.distill.objective import Distillation
 from amaru.errors import ConfigError
 from amaru.models.checkpoint import Checkpoint, fingerprint, load
-from amaru.models.decoder import Decoder
-from amaru.recipes.compare import quality
+from amaru.recipes.compare import for_arithmetic, quality
 from amaru.recipes.fit import fit
 from amaru.recipes.learning import Learning
 from amaru.recipes.run import Run
-from amaru.recipes.text import Text, TextRecipe, prepare
+from amaru.recipes.text import Text, TextRecipe, prepare, tokenizer_of
 
 
 class DistillRecipe(Config):
@@ -35,7 +34,7 @@ def distill(recipe: DistillRecipe, run: Run) -> dict[str, Any]:
     text = prepare(recipe.text, run, one_tokenizer(teacher, student))
     finished = distil_student(run, "model", teacher, student, recipe.learning, recipe.seed, text)
     models = {"teacher": teacher, "before": student, "model": finished}
-    rows = {name: quality(run, name, path, text, teacher=teacher) for name, path in models.items()}
+    rows = {name: quality(run, name, path, text, recipe.learning.dtype, teacher=teacher) for name, path in models.items()}
     return {"checkpoint": str(finished), "rows": rows}
 
 
@@ -53,18 +52,11 @@ def distil_student(run: Run, name: str, teacher: Path, start: Path, learning: Le
     )
 
 
-def for_arithmetic(checkpoint: Path | str, dtype: str) -> Decoder:
-    """The checkpoint's decoder, computing in bf16 or in the dtype of its weights."""
-    decoder = load(checkpoint)
-    decoder.compute_dtype = torch.bfloat16 if dtype == "bf16" else None
-    return decoder
-
-
 def one_tokenizer(teacher: Path, student: Path) -> Tokenizer:
     """The tokenizer of both; raises `ConfigError` when they differ, since their logits then speak of different tokens."""
-    found, other = Tokenizer.load(teacher), Tokenizer.load(student)
-    if found.backend.get_vocab() != other.backend.get_vocab():
-        raise ConfigError(f"{teacher} and {student} have different tokenizers; distillation of logits needs one vocabulary.")
+    found, other = tokenizer_of(teacher), tokenizer_of(student)
+    if (found.backend.to_str(), found.eos_id) != (other.backend.to_str(), other.eos_id):
+        raise ConfigError(f"{teacher} and {student} have different tokenizers; comparing their logits needs one vocabulary.")
     if (one := Checkpoint(teacher).config.vocab) != (two := Checkpoint(student).config.vocab):
-        raise ConfigError(f"{teacher} has {one} rows in its head and {student} {two}; distillation of logits needs one vocabulary.")
+        raise ConfigError(f"{teacher} has {one} rows in its head and {student} {two}; comparing their logits needs one vocabulary.")
     return found

@@ -12,6 +12,7 @@ from amaru.models.decoder import Decoder
 from amaru.recipes.run import Run
 from amaru.recipes.text import Text
 from amaru.train.loop import TrainConfig, train
+from amaru.train.metrics import ProgressLine
 from amaru.train.objective import Objective
 
 VALIDATED_ROWS = 32  # while training; the final figures use all of them
@@ -27,7 +28,6 @@ def fit(
     made_from: dict[str, str],
     *,
     title: str = "",
-    validate: bool = True,
 ) -> Path:
     """Train `start()` towards `objective()` and keep the checkpoint under `name`; the metrics stay in `NAME-training`.
 
@@ -41,13 +41,24 @@ def fit(
         run.progress.note(f"  {title or name}: {config.steps} steps of {config.batch_rows} x {text.training.row_length} tokens")
         decoder = start()
         loader = Loader(text.training, config.batch_rows, config.seed)
-        check = (lambda model: _validation(model, text, config.batch_rows)) if validate else None
-        train(decoder, objective(), loader, config, folder, made_from=origin, validate=check)
+        line = ProgressLine(config.steps)
+        train(
+            decoder,
+            objective(),
+            loader,
+            config,
+            folder,
+            made_from=origin,
+            validate=lambda model: validation_loss(model, text, config.batch_rows, VALIDATED_ROWS),
+            report=lambda metrics: run.progress.update(line.text(metrics)),
+        )
         save(decoder, path, text.tokenizer)
-        shutil.rmtree(folder / "checkpoints")
 
-    return run.keep(name, origin, make, lambda path: path, title=title or name)
+    checkpoint = run.keep(name, origin, make, lambda path: path, title=title or name)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # only now: a kill before this line costs nothing
+    return checkpoint
 
 
-def _validation(decoder: Decoder, text: Text, batch_rows: int) -> dict[str, float]:
-    return {"loss": evaluate(decoder, in_order(text.validation, batch_rows, limit=VALIDATED_ROWS)).loss}
+def validation_loss(decoder: Decoder, text: Text, batch_rows: int, rows: int) -> dict[str, float]:
+    """Cross-entropy on the first validation rows."""
+    return {"loss": evaluate(decoder, in_order(text.validation, batch_rows, limit=rows)).loss}

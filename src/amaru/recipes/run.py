@@ -16,6 +16,7 @@ import torch
 from amaru import __version__
 from amaru.config import Config, atomic_file, fingerprint_bytes, to_dict
 from amaru.config.atomic import storage_errors
+from amaru.config.records import read_record
 from amaru.errors import ArtifactError
 
 T = TypeVar("T")
@@ -57,7 +58,6 @@ class Run:
             self._lock = self.path(".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._clear_leftovers()
             self._claim()
         except BlockingIOError:
             self._lock.close()
@@ -93,55 +93,50 @@ class Run:
             content = load(path)
             self._tell(title, describe(content), "kept from before")
             return content
+        self.write("steps.json", {other: step for other, step in steps.items() if other != name})  # a kill must not leave the old entry
         start = time.monotonic()
         make(path)
         content = load(path)
         seconds = round(time.monotonic() - start, 2)
-        self._write("steps.json", self._steps() | {name: {"made_from": made_from, "seconds": seconds}})
+        self.write("steps.json", self._steps() | {name: {"made_from": made_from, "seconds": seconds}})
         self._tell(title, describe(content), f"{seconds:.1f} s")
         return content
 
     def result(self, name: str, made_from: dict[str, str], make: Callable[[], Any], *, title: str = "") -> Any:
         """Plain JSON values under `name`, measured once and kept."""
-        return self.keep(
-            f"{name}.json", made_from, lambda path: self._write(path.name, make()), lambda path: json.loads(path.read_text()), title=title
-        )
-
-    def seconds(self) -> dict[str, float]:
-        """How long each finished step took."""
-        return {name: step["seconds"] for name, step in self._steps().items()}
-
-    def facts(self) -> dict[str, Any]:
-        """What exactly ran: command, recipe, versions, machine."""
-        return json.loads(self.path("run.json").read_text())
+        return self.keep(f"{name}.json", made_from, lambda path: self.write(path.name, make()), read_record, title=title)
 
     def _tell(self, title: str, content: object, how: str) -> None:
         self.progress.note(f"  {title}: {content} ({how})" if str(content) else f"  {title}: {how}")
 
     def _steps(self) -> dict[str, Any]:
         path = self.path("steps.json")
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_record(path) if path.exists() else {}
 
     def _clear_leftovers(self) -> None:
-        """Remove what a killed process had half written: the lock says that nobody is writing it now."""
-        for leftover in self.directory.glob(".*.partial"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        """Remove what a killed process had half written here: the lock says that nobody is writing it now."""
+        for leftover in self.directory.glob(".*.*.partial"):
+            if leftover.name.split(".")[-2].isdigit():
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def _claim(self) -> None:
         path = self.path("run.json")
-        recipe = to_dict(self.recipe)
+        now = {"kind": self.kind, "recipe": _plain(to_dict(self.recipe)), "amaru": __version__}
         if path.exists():
-            before = json.loads(path.read_text())
-            same = (before["kind"], before["recipe"]) == (self.kind, _plain(recipe))
-            if not same and self._steps():
-                different = ", ".join(_differences(before["recipe"], _plain(recipe))) or "kind"
-                raise ArtifactError(f"{self.directory} holds a {before['kind']} run with other settings ({different}); give another --out.")
-            if same:
+            self._clear_leftovers()
+            before = read_record(path)
+            different = _differences(_settings(before), _settings(now))
+            if different and self._steps():
+                raise ArtifactError(
+                    f"{self.directory} holds a run with other settings ({'; '.join(different)}); give another --out, or delete it."
+                )
+            if not different:
                 self.progress.note(f"Continuing {self.directory}")
                 return
-        self._write("run.json", {"kind": self.kind, "recipe": recipe, **environment()})
+        self.write("run.json", {"kind": self.kind, "recipe": now["recipe"], **environment()})
 
-    def _write(self, name: str, values: Any) -> None:
+    def write(self, name: str, values: Any) -> None:
+        """JSON values that follow from others, written anew each time."""
         with atomic_file(self.path(name)) as temporary:
             temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
@@ -162,6 +157,15 @@ def environment() -> dict[str, Any]:
 def _plain(values: Any) -> Any:
     """As JSON gives them back (infinity and tuples included)."""
     return json.loads(json.dumps(values))
+
+
+PLACES = ("checkpoint", "teacher", "student", "start")  # paths; what lies there is known by its fingerprint, so a run may be moved
+
+
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """What decides the results of a run."""
+    recipe = {name: value for name, value in record.get("recipe", {}).items() if name not in PLACES}
+    return {"kind": record.get("kind"), "amaru": record.get("amaru"), **recipe}
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

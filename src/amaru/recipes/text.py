@@ -9,10 +9,12 @@ from amaru.config import Config, fingerprint_bytes
 from amaru.data.corpus import Corpus, Document, read, split, standard_library
 from amaru.data.packing import PackedRows, made_from, pack
 from amaru.data.tokenizer import Tokenizer
-from amaru.errors import DataError
+from amaru.errors import ConfigError, DataError
+from amaru.models.checkpoint import Checkpoint
 from amaru.recipes.run import Run
 
 PYTHON = "@python"
+VOCAB = 4096
 
 
 class TextRecipe(Config):
@@ -20,7 +22,7 @@ class TextRecipe(Config):
 
     data              paths, directories and globs; "@python" is the standard library of the running interpreter
     field             the text field of .jsonl files
-    vocab             size of the tokenizer that is trained when there is none yet
+    vocab             size of the tokenizer that is trained, where the model does not bring one (None: 4096)
     row_length        tokens a row; states never cross rows
     validation_share  share of documents kept for validation
     limit_megabytes   at most so much text in all, in documents that a hash chooses; None takes everything
@@ -28,7 +30,7 @@ class TextRecipe(Config):
 
     data: tuple[str, ...] = ()
     field: str = "text"
-    vocab: int = Field(default=4096, ge=258)
+    vocab: int | None = Field(default=None, ge=258)
     row_length: int = Field(default=512, ge=2)
     validation_share: float = Field(default=0.02, gt=0, lt=1)
     limit_megabytes: float | None = Field(default=None, gt=0)
@@ -41,12 +43,11 @@ class TextRecipe(Config):
 
 @dataclass(frozen=True)
 class Text:
-    """Tokenised text of a run; `bytes_per_token` is measured on the validation rows."""
+    """Tokenised text of a run."""
 
     tokenizer: Tokenizer
     training: PackedRows
     validation: PackedRows
-    validation_bytes: int
 
     @property
     def fingerprint(self) -> str:
@@ -55,6 +56,10 @@ class Text:
 
 def prepare(recipe: TextRecipe, run: Run, tokenizer: Tokenizer | None = None) -> Text:
     """Read, split, tokenise and pack; a tokenizer is trained when none is given. Kept in the run directory."""
+    if tokenizer is not None and recipe.vocab is not None:
+        raise ConfigError(
+            f"text.vocab is {recipe.vocab}, but the model brings its own tokenizer of {tokenizer.vocab_size} tokens; leave it out."
+        )
     corpus = gather(recipe)
     run.progress.note(f"  text: {corpus.summary}")
     training, validation = split(corpus.documents, recipe.validation_share, recipe.seed)
@@ -65,12 +70,21 @@ def prepare(recipe: TextRecipe, run: Run, tokenizer: Tokenizer | None = None) ->
         tokenizer = run.keep(
             "tokenizer",
             {"text": corpus.summary.fingerprint, "recipe": repr(recipe)},
-            lambda path: Tokenizer.train((document.text for document in training), recipe.vocab).save(path),
+            lambda path: Tokenizer.train((document.text for document in training), recipe.vocab or VOCAB).save(path),
             Tokenizer.load,
-            title=f"tokenizer of {recipe.vocab} tokens",
+            title="tokenizer",
+            describe=lambda found: f"{found.vocab_size} tokens",
         )
     rows = [_rows(name, side, tokenizer, recipe.row_length, run) for name, side in (("training", training), ("validation", validation))]
-    return Text(tokenizer, rows[0], rows[1], sum(len(document.text.encode()) for document in validation))
+    return Text(tokenizer, *rows)
+
+
+def tokenizer_of(checkpoint: str | Path) -> Tokenizer:
+    """The tokenizer beside a checkpoint; raises `ConfigError` when it knows more tokens than the model has rows for."""
+    tokenizer, vocab = Tokenizer.load(checkpoint), Checkpoint(checkpoint).config.vocab
+    if tokenizer.vocab_size > vocab:
+        raise ConfigError(f"{checkpoint} has {vocab} embeddings, but its tokenizer knows {tokenizer.vocab_size} tokens.")
+    return tokenizer
 
 
 def gather(recipe: TextRecipe) -> Corpus:

@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 
 from amaru.config import Config, to_dict
-from amaru.data.tokenizer import Tokenizer
 from amaru.errors import ConfigError
 from amaru.models import cost
 from amaru.models.checkpoint import Checkpoint, fingerprint, load
@@ -19,7 +18,7 @@ from amaru.recipes.fit import fit
 from amaru.recipes.learning import Learning
 from amaru.recipes.run import Run
 from amaru.recipes.shape import Shape
-from amaru.recipes.text import Text, TextRecipe, gather, prepare
+from amaru.recipes.text import VOCAB, Text, TextRecipe, gather, prepare, tokenizer_of
 from amaru.train.objective import CrossEntropy
 
 
@@ -36,6 +35,12 @@ class TrainRecipe(Config):
     learning: Learning = Learning()
     seed: int = Field(default=0, ge=0)
 
+    def check(self) -> None:
+        if self.start is not None and self.shape != Shape():
+            raise ConfigError(
+                f"The model of {self.start} has its own shape; leave --pattern, --hidden and shape.* out, or leave --from out."
+            )
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -48,9 +53,9 @@ class Trained:
 
 def train_model(recipe: TrainRecipe, run: Run, name: str = "model") -> Trained:
     """Text, tokenizer, packing, training, evaluation; finished steps are kept in the run directory."""
-    tokenizer = Tokenizer.load(recipe.start) if recipe.start else None
+    tokenizer = tokenizer_of(recipe.start) if recipe.start else None
     text = prepare(recipe.text, run, tokenizer)
-    config = starting_config(recipe, text.tokenizer)
+    config = Checkpoint(recipe.start).config if recipe.start else recipe.shape.resolve(text.tokenizer.vocab_size)
     run.progress.note(f"  model: {describe(config)}")
     made_from = {"start": fingerprint(recipe.start)} if recipe.start else {"shape": repr(config), "seed": str(recipe.seed)}
     training = recipe.learning.training(text.training.row_length, recipe.seed)
@@ -60,17 +65,7 @@ def train_model(recipe: TrainRecipe, run: Run, name: str = "model") -> Trained:
         "parameters": cost.parameters(config),
         "tokens": training.steps * training.batch_rows * text.training.row_length,
     }
-    return Trained(checkpoint, text, summary | quality(run, name, checkpoint, text))
-
-
-def starting_config(recipe: TrainRecipe, tokenizer: Tokenizer) -> DecoderConfig:
-    """The model's layer tuple; raises `ConfigError` when a checkpoint has fewer tokens than its tokenizer."""
-    if recipe.start is None:
-        return recipe.shape.resolve(tokenizer.vocab_size)
-    config = Checkpoint(recipe.start).config
-    if config.vocab < tokenizer.vocab_size:
-        raise ConfigError(f"{recipe.start} has {config.vocab} embeddings, but its tokenizer knows {tokenizer.vocab_size} tokens.")
-    return config
+    return Trained(checkpoint, text, summary | quality(run, name, checkpoint, text, recipe.learning.dtype))
 
 
 def describe(config: DecoderConfig) -> str:
@@ -81,8 +76,7 @@ def describe(config: DecoderConfig) -> str:
 def forecast(recipe: TrainRecipe, directory: Path) -> dict[str, Any]:
     """What the run would do, from settings and text alone: the resolved recipe, tokens, steps, epochs, parameters, memory."""
     corpus = gather(recipe.text)
-    vocab = Tokenizer.load(recipe.start).vocab_size if recipe.start else recipe.text.vocab
-    config = Checkpoint(recipe.start).config if recipe.start else recipe.shape.resolve(vocab)
+    config = Checkpoint(recipe.start).config if recipe.start else recipe.shape.resolve(recipe.text.vocab or VOCAB)
     training = recipe.learning.training(recipe.text.row_length, recipe.seed)
     parameters, tokens_a_step = cost.parameters(config), training.batch_rows * recipe.text.row_length
     return {

@@ -7,20 +7,21 @@ from typing import Any
 from amaru.compress.plan import Plan
 from amaru.compress.scores import Scores
 from amaru.config import from_dict
+from amaru.config.records import read_record
 from amaru.models.decoder import DecoderConfig
 from amaru.models.pattern import pattern_of
 from amaru.nn.layer import elements
 from amaru.report.figures import Candidate, Layer, frontier, layer_importance, stack
 from amaru.report.numbers import count, decimals, percent, size
 from amaru.report.page import Card, Cards, Drawing, Page, Prose, Section, Table
-from amaru.report.training import metrics, provenance, read, validation_curves
+from amaru.report.training import metrics, provenance, validation_curves
 
 SHOWN = 12  # candidates in the table; the figure has all of them
 
 
 def compression_page(directory: Path) -> Page:
     """The page of `amaru compress`."""
-    facts, rows = read(directory / "run.json"), read(directory / "comparison.json")
+    facts, rows = read_record(directory / "run.json"), read_record(directory / "comparison.json")
     return Page(
         title="amaru compress",
         subtitle=f"{facts['recipe']['checkpoint']}, {facts['started']}",
@@ -35,7 +36,7 @@ def compression_page(directory: Path) -> Page:
                     )
                 ],
             ),
-            provenance(facts, read(directory / "steps.json")),
+            provenance(facts, read_record(directory / "steps.json")),
         ],
         footer=f"amaru {facts['amaru']}",
     )
@@ -43,7 +44,7 @@ def compression_page(directory: Path) -> Page:
 
 def compression_sections(directory: Path) -> list[Section]:
     """Importance, candidates and stacks, from the artifacts of the run."""
-    search, plan = read(directory / "search.json"), Plan.load(directory / "plan.safetensors")
+    search, plan = read_record(directory / "search.json"), Plan.load(directory / "plan.safetensors")
     parent = from_dict(DecoderConfig, search["parent"])
     scores = Scores.load(directory / "scores.safetensors")
     return [

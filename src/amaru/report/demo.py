@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from amaru.config.records import read_record
 from amaru.report.compression import cards, comparison_table, compression_sections
 from amaru.report.numbers import decimals
 from amaru.report.page import Cards, Commands, Page, Preformatted, Prose, Section, Table
-from amaru.report.training import curves_of, metrics, provenance, read, validation_curves
+from amaru.report.training import curves_of, metrics, provenance, validation_curves
 
 
 def demo_page(directory: Path) -> Page:
     """The page of `amaru demo`."""
-    facts, found = read(directory / "run.json"), read(directory / "comparison.json")
+    facts, found = read_record(directory / "run.json"), read_record(directory / "comparison.json")
     rows, verdict = found["rows"], found["verdict"]
     return Page(
         title="A hybrid model, compressed",
@@ -27,7 +28,7 @@ def demo_page(directory: Path) -> Page:
                 [Preformatted(f"{name}:\n{text}", prompt) for prompt, texts in found["samples"].items() for name, text in texts.items()],
             ),
             Section("Where to go from here", [Commands(found["next"])]),
-            provenance(facts, read(directory / "steps.json")),
+            provenance(facts, read_record(directory / "steps.json")),
         ],
         footer=f"amaru {facts['amaru']}",
     )

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from amaru.config.records import read_record
 from amaru.errors import ArtifactError
 from amaru.report.compression import compression_page
 from amaru.report.demo import demo_page
+from amaru.report.distillation import distillation_page
 from amaru.report.page import Page
-from amaru.report.training import read, training_page
+from amaru.report.training import training_page
 
 PAGES: dict[str, Callable[[Path], Page]] = {
     "train": training_page,
-    "distill": training_page,
+    "distill": distillation_page,
     "compress": compression_page,
     "demo": demo_page,
 }
@@ -25,7 +27,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
     directory = Path(directory)
     if not (directory / "run.json").exists():
         raise ArtifactError(f"{directory} is no run directory: it has no run.json. Give the --out of train, compress, distill or demo.")
-    kind = read(directory / "run.json")["kind"]
+    kind = read_record(directory / "run.json").get("kind")
     if kind not in PAGES:
         raise ArtifactError(f"{directory} is a {kind} run, which has no report; those of {', '.join(PAGES)} have.")
     path = Path(out) if out else directory / "report.html"

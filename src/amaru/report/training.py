@@ -1,11 +1,10 @@
 """The report of a training run, and the sections that other reports borrow: curves and what exactly was run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from amaru.errors import ArtifactError
+from amaru.config.records import read_lines, read_record
 from amaru.report.figures import loss_curves
 from amaru.report.numbers import count, percent
 from amaru.report.page import Card, Cards, Drawing, Facts, Page, Section
@@ -15,8 +14,8 @@ Curve = list[tuple[float, float]]
 
 
 def training_page(directory: Path) -> Page:
-    """The page of `amaru train` and `amaru distill`."""
-    facts, evaluation = read(directory / "run.json"), read(directory / "quality-model.json")
+    """The page of `amaru train`."""
+    facts, evaluation = read_record(directory / "run.json"), read_record(directory / "quality-model.json")
     steps = metrics(directory / "model-training")
     cards = [
         Card("validation loss", f"{evaluation['loss']:.4f}", "nats a token, all validation rows"),
@@ -30,7 +29,7 @@ def training_page(directory: Path) -> Page:
         sections=[
             Section("In short", [Cards(cards)]),
             Section("Learning", [curves_of({"training": steps}, "loss of each step, averaged over neighbours, and on validation rows")]),
-            provenance(facts, read(directory / "steps.json")),
+            provenance(facts, read_record(directory / "steps.json")),
         ],
         footer=f"amaru {facts['amaru']}",
     )
@@ -79,25 +78,9 @@ def provenance(facts: Mapping[str, Any], steps: Mapping[str, Any]) -> Section:
     return Section("What exactly was run", [Facts(flat | seconds)])
 
 
-def read(path: Path) -> dict[str, Any]:
-    """JSON values of a run; `ArtifactError` when the run has not come so far."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"There is no {path.name} in {path.parent}: the run has not come so far; run its command again first."
-        ) from None
-    except ValueError as error:
-        raise ArtifactError(f"{path} cannot be read ({error}); delete it and run the same command again.") from None
-
-
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The steps of a metrics.jsonl, as they were logged."""
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise ArtifactError(f"There is no metrics.jsonl in {folder}: the run has not come so far.") from None
-    return [json.loads(line) for line in lines]
+    """The steps of a training folder, as they were logged."""
+    return read_lines(folder / "metrics.jsonl")
 
 
 def _pace(steps: Sequence[Mapping[str, Any]]) -> float:

@@ -20,7 +20,7 @@ from amaru.errors import ConfigError, TrainingError
 from amaru.models.decoder import Decoder
 from amaru.train.checkpoint import Checkpoints, fingerprint_weights
 from amaru.train.interrupt import Interrupt
-from amaru.train.metrics import History, LiveLine, MetricsLog, StepMetrics
+from amaru.train.metrics import History, MetricsLog, StepMetrics
 from amaru.train.objective import Objective
 from amaru.train.optim import adamw
 from amaru.train.schedule import SCHEDULES
@@ -82,7 +82,7 @@ def train(
     The same call with the same fresh model continues an interrupted run, and ends in the same weights and metrics bit
     for bit (on a CPU with the same number of threads). SIGINT and SIGTERM finish the step, save, and raise
     KeyboardInterrupt. `made_from` names hashes of what else decides the result, such as a teacher. `validate(model)`
-    runs without gradients and returns numbers by name. `report` gets every step; None: a line on stderr.
+    runs without gradients and returns numbers by name. `report` gets every step (`ProgressLine` makes a line of it).
 
     Raises `TrainingError` for a loss or gradient that is not finite, `ArtifactError` when `out` holds another run,
     `StorageError` on a full disk (what was saved before stays whole), `ConfigError` for settings that contradict.
@@ -97,7 +97,6 @@ def train(
     saved_at = time.monotonic()
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(MetricsLog(out / "metrics.jsonl", finished))
-        report = report or stack.enter_context(LiveLine(recipe.steps))
         interrupt = stack.enter_context(Interrupt())
         for step in range(finished, recipe.steps):
             metrics = _train_step(model, objective, loader, recipe, optimizer, step)
@@ -105,7 +104,8 @@ def train(
             if validate and (last or (recipe.validate_every and (step + 1) % recipe.validate_every == 0)):
                 metrics = replace(metrics, validation=_validated(model, validate))
             log.write(metrics)
-            report(metrics)
+            if report:
+                report(metrics)
             if last or interrupt.asked or time.monotonic() - saved_at >= recipe.checkpoint_seconds:
                 log.sync()
                 checkpoints.save(step + 1, model, optimizer)

@@ -1,19 +1,13 @@
 """What a run tells: one line of metrics.jsonl per step, and one live line for the person who waits."""
 
 import json
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
 from amaru.config.atomic import atomic_file, storage_errors, sync
 from amaru.errors import ArtifactError
 
-TERMINAL_PAUSE, LOG_PAUSE = 0.1, 5.0  # seconds between two appearances of the live line
 SMOOTHING = 0.9  # of the seconds per step that "time left" is reckoned with; recalls about ten steps
 
 
@@ -109,40 +103,22 @@ def _line(metrics: StepMetrics) -> str:
     return json.dumps(asdict(metrics)) + "\n"
 
 
-class LiveLine:
-    """A callable for `train(report=...)`: in place on a terminal, a plain line every five seconds elsewhere; on stderr.
+class ProgressLine:
+    """One line for people about each step, with the time that is left.
 
-    step 120/900  loss 3.214  validation loss 3.305  11,802 tokens/s  1.41 GB  gradient 0.83  2 min left
+    >>> line = ProgressLine(steps=900)
+    >>> line.text(metrics)
+    'step 120/900  loss 3.214  validation loss 3.305  11,802 tokens/s  1.41 GB  gradient 0.83  2 min left'
     """
 
-    def __init__(self, steps: int, console: Console | None = None) -> None:
+    def __init__(self, steps: int) -> None:
         self.steps = steps
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self.validation: dict[str, float] = {}
-        self.pace = self.due = 0.0
-
-    def __enter__(self) -> "LiveLine":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.live:
-            self.live.stop()
-
-    def __call__(self, metrics: StepMetrics) -> None:
-        self.pace = SMOOTHING * self.pace + (1 - SMOOTHING) * metrics.seconds if self.pace else metrics.seconds
-        self.validation = metrics.validation or self.validation
-        if time.monotonic() < self.due and metrics.step < self.steps:
-            return
-        self.due = time.monotonic() + (TERMINAL_PAUSE if self.live else LOG_PAUSE)
-        if self.live:
-            self.live.update(Text(self.text(metrics), no_wrap=True, overflow="ellipsis"), refresh=True)
-        else:
-            self.console.print(self.text(metrics), markup=False)
+        self.pace = 0.0
 
     def text(self, metrics: StepMetrics) -> str:
+        self.pace = SMOOTHING * self.pace + (1 - SMOOTHING) * metrics.seconds if self.pace else metrics.seconds
+        self.validation = metrics.validation or self.validation
         parts = [f"step {metrics.step}/{self.steps}", f"loss {metrics.loss:.3f}"]
         parts += [f"{name} {value:.3f}" for name, value in metrics.parts.items()]
         parts += [f"validation {name} {value:.3f}" for name, value in self.validation.items()]
