@@ -11,7 +11,7 @@ def test_the_tighter_limit_counts():
     assert budget.used(50, 2**19) == 0.5
     assert budget.used(50, 3 * 2**20) == 1.5
     assert Budget(parameters=100).used(50, 10**9) == 0.5
-    assert budget.describe() == "100 parameters and 2 MiB at context 4096 and batch 1"
+    assert budget.describe() == "100 parameters and 2 MiB at context 4096 and batch 1 (weights bf16, KV bf16, SSM state fp32)"
 
 
 def test_a_budget_limits_something():

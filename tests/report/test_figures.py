@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from amaru.report.figures import bars, frontier, layer_importance, loss_curves, pareto, stack
+from amaru.report.figures import frontier, layer_importance, loss_curves, pareto, stack
 
 SVG = "{http://www.w3.org/2000/svg}"
 KINDS = ("mamba2", "mlp", "attention")
@@ -27,11 +27,9 @@ def drawings():
     layers = [(KINDS[index % 3], 8 + index, f"layer number {index}") for index in range(7)]
     return {
         "loss_curves": loss_curves(curves(), "step", "loss"),
-        "log": loss_curves({"a": [(1, 3.0), (10, 2.0), (100, 1.0)]}, "tokens", "loss", log_x=True),
         "layer_importance": layer_importance([(index, KINDS[index % 3], index / 7) for index in range(7)]),
         "frontier": frontier(candidates(40), budget_bytes=1.6 * 2**20),
         "stack": stack(layers, [None if index in (2, 5) else layer for index, layer in enumerate(layers)]),
-        "bars": bars({"parent": 118.0, "student": 200.0}, "tokens per second"),
     }
 
 
@@ -110,10 +108,6 @@ def test_dropped_layers_are_gaps(drawn):
     assert {"7 layers", "5 layers"} <= {line for text in texts(drawn["stack"]) for line in (text or "").splitlines()}
 
 
-def test_bars_carry_their_values(drawn):
-    assert {"parent", "student", "118", "200"} <= {*texts(drawn["bars"])}
-
-
 def test_sizes_stay_small(drawn):
     assert all(len(svg) < 40_000 for svg in drawn.values())
     assert len(frontier(candidates(1500))) < 250_000
@@ -121,6 +115,6 @@ def test_sizes_stay_small(drawn):
 
 
 def test_hostile_names_stay_text():
-    svg = bars({"<script>&": 1.0}, "<b>")
+    svg = loss_curves({"<script>&": [(1, 2.0), (2, 1.0)]}, "<b>", "loss")
     assert "<script" not in svg and "<b>" not in svg
     assert "<script>&" in texts(svg)

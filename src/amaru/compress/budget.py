@@ -30,5 +30,7 @@ class Budget(Config):
     def describe(self) -> str:
         parts = [] if self.parameters is None else [f"{self.parameters:,} parameters"]
         if self.memory is not None:
-            parts.append(f"{self.memory / 2**20:,.4g} MiB at context {self.workload.context} and batch {self.workload.batch}")
+            use = self.workload
+            stored = f"weights {use.weights}, KV {use.kv}, SSM state {use.state}"
+            parts.append(f"{self.memory / 2**20:,.4g} MiB at context {use.context} and batch {use.batch} ({stored})")
         return " and ".join(parts)

@@ -36,6 +36,9 @@ from amaru.train.loop import train
 from amaru.train.metrics import ProgressLine, StepMetrics
 
 
+MEASURED = ("bf16", "bf16", "fp32")  # the formats of the models that `compare.speed` runs
+
+
 class Search:
     """The stages from scores to plan; each is read from the run directory where it is whole."""
 
@@ -68,6 +71,8 @@ class Search:
     def enumeration(self) -> Enumeration:
         found = enumerate_candidates(self.config, self.scores, self.budget, self.recipe.space)
         self.run.progress.note(f"  budget: {self.budget.describe()}")
+        if (self.budget.workload.weights, self.budget.workload.kv, self.budget.workload.state) != MEASURED:
+            self.run.progress.note("  (the comparison at the end measures weights and caches in bf16 and SSM states in fp32)")
         self.run.progress.note(f"  candidates: {found.describe()}")
         return found
 

@@ -3,7 +3,7 @@
 svg = loss_curves({"student": [(0, 4.1), (50, 2.9)]}, x_label="step", y_label="loss")
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Layer(NamedTuple):
     label: str
 
 
-def loss_curves(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, log_x: bool = False) -> str:
+def loss_curves(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> str:
     """One line per name, through its (x, y) points in their order."""
     with canvas(3.3) as c:
         styles = ((colour, dash) for dash in cycle(("-", "--", ":")) for colour in SERIES)
@@ -42,8 +42,6 @@ def loss_curves(series: Mapping[str, Sequence[tuple[float, float]]], x_label: st
             marker = "o" if len(points) == 1 else ""
             (line,) = c.axes.plot(*zip(*points, strict=True), color=INK[colour], linestyle=dash, marker=marker, markersize=4, label=name)
             c.mark(line, f"{name}: {plain(float(points[-1][1]))} at {x_label} {plain(points[-1][0])}")
-        if log_x:
-            c.axes.set_xscale("log")
         c.axes.grid(visible=False, axis="x")
         c.axes.margins(x=0.01)
         c.axes.set(xlabel=x_label, ylabel=y_label)
@@ -131,24 +129,6 @@ def _draw_layer(c: Canvas, index: int, base: float, layer: Layer | None, share: 
     low = base + (1 - share) / 2
     bar = c.axes.add_patch(Rectangle((index + 0.1, low), 0.8, share, facecolor=INK[layer.kind], linewidth=0))
     c.mark(bar, f"layer {index}: {layer.label}")
-
-
-def bars(values: Mapping[str, float], label: str, text: Callable[[float], str] = plain) -> str:
-    """Horizontal bars, first name on top, each with its value written behind it by `text`."""
-    with canvas(0.55 + 0.34 * len(values)) as c:
-        for place, (name, value) in enumerate(values.items()):
-            (bar,) = c.axes.barh(place, value, height=0.62, color=INK["series-1"])
-            c.mark(bar, f"{name}: {text(value)}")
-            c.axes.annotate(text(value), (value, place), xytext=(5, 0), textcoords="offset points", va="center")
-        c.axes.set_yticks(range(len(values)), list(values))
-        c.axes.tick_params(axis="y", labelcolor=INK["ink"])
-        c.axes.invert_yaxis()
-        c.axes.set_xticks([])
-        c.axes.grid(visible=False)
-        c.axes.spines["bottom"].set_visible(False)
-        c.axes.margins(x=0.16)
-        c.axes.set(xlabel=label)
-    return c.text
 
 
 def _kind_legend(c: Canvas, kinds: Sequence[str]) -> None:
