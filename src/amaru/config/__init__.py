@@ -2,18 +2,16 @@
 
 from amaru.config.artifact import Artifact, fingerprint_bytes, fingerprint_file
 from amaru.config.atomic import atomic_directory, atomic_file
-from amaru.config.strict import Config, from_dict, load_yaml, override, save_yaml, to_dict
+from amaru.config.strict import Config, build, from_dict, to_dict
 
 __all__ = [
     "Artifact",
     "Config",
     "atomic_directory",
     "atomic_file",
+    "build",
     "fingerprint_bytes",
     "fingerprint_file",
     "from_dict",
-    "load_yaml",
-    "override",
-    "save_yaml",
     "to_dict",
 ]

@@ -1,23 +1,22 @@
 """Frozen dataclasses that reject what they do not know, and say what they do know.
 
-@config
 class Rope(Config):
     base: float = 10000.0
 
-Rope(base=5.0); to_dict(Rope()); from_dict(Rope, {"base": 1}); override(recipe, ["rope.base=2"])
+Rope(base=5.0); to_dict(Rope()); from_dict(Rope, {"base": 1}); build(Recipe, {"seed": 3}, ["rope.base=2"])
 """
 
 import difflib
 import functools
-from dataclasses import fields, is_dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from collections.abc import Sequence
+from types import UnionType
+from typing import Any, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 
-from amaru.config.atomic import atomic_file
 from amaru.errors import ConfigError
 
 
@@ -53,29 +52,6 @@ class Config:
 C = TypeVar("C", bound=Config)
 
 
-def explain(cls: type, error: ValidationError) -> str:
-    """The first problem of a pydantic error as one sentence."""
-    problem = error.errors()[0]
-    *path, name = [str(part) for part in problem["loc"]] or [cls.__name__]
-    where = ".".join([cls.__name__, *path])
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = [f.name for f in fields(cls)] if is_dataclass(cls) and not path else []
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else f" It has: {', '.join(known)}." if known else ""
-        return f"{where} has no field '{name}'.{hint}"
-    if problem["type"] in ("missing", "missing_keyword_only_argument"):
-        return f"{where} needs '{name}', which is missing."
-    if problem["type"] == "value_error":  # a sentence raised by some `check`
-        return problem["msg"].removeprefix("Value error, ")
-    message = problem["msg"]
-    return f"{where}.{name}: {message[0].lower()}{message[1:]}; got {problem['input']!r}."
-
-
-@functools.cache
-def _adapter(cls: type) -> TypeAdapter:
-    return TypeAdapter(cls)
-
-
 def from_dict(cls: type[C], values: Any) -> C:
     """Build a config from plain values as YAML or JSON give them; unknown keys are a `ConfigError`."""
     try:
@@ -89,40 +65,126 @@ def to_dict(config: Config) -> dict[str, Any]:
     return _adapter(type(config)).dump_python(config, mode="json")
 
 
-def load_yaml(cls: type[C], path: str | Path) -> C:
-    try:
-        return from_dict(cls, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
-    except FileNotFoundError:
-        raise ConfigError(f"There is no recipe file {path}.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+def build(cls: type[C], values: dict[str, Any], assignments: Sequence[str] = ()) -> C:
+    """`build(Recipe, {"seed": 3}, ["optim.lr=3e-4", "space.floors.mlp=0.5"])`: plain values first, then what people wrote.
 
-
-def save_yaml(config: Config, path: str | Path) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-
-
-def override(config: C, assignments: list[str]) -> C:
-    """`override(recipe, ["optim.lr=3e-4"])`: a copy with dotted fields replaced; values are read as YAML."""
+    Settings of a nested config that are not given keep that field's default; an assignment into a dict keeps its other
+    entries. A value is read as YAML; for a text field, or where it is no YAML, it is the text as it stands. The config is
+    constructed once, at the end, so required fields may come from either side. Raises `ConfigError` for a name that does not
+    exist and for a value that does not fit.
+    """
+    settings = _merged(cls, {}, values)
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"An override is written name=value; got '{assignment}'.")
-        config = _replaced(config, name.split("."), _number(yaml.safe_load(text)))
+            raise ConfigError(f"A setting is written name=value; got '{assignment}'.")
+        settings = _merged(cls, {}, _assigned(cls, cls.__name__, settings, name.split("."), text))
+    return from_dict(cls, settings)
+
+
+def explain(cls: type[Config], error: ValidationError) -> str:
+    """The first problem of a pydantic error as one sentence."""
+    problem = error.errors()[0]
+    where = ".".join(map(str, (cls.__name__, *problem["loc"])))
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        *path, name = map(str, problem["loc"])
+        return _unknown(where.removesuffix(f".{name}"), name, _nested(cls, path))
+    if problem["type"] in ("missing", "missing_keyword_only_argument"):
+        config, _, name = where.rpartition(".")
+        return f"{config} needs '{name}', which is missing."
+    if problem["type"] == "value_error":  # a sentence raised by some `check`
+        return problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"]
+    return f"{where}: {message[0].lower()}{message[1:]}; got {problem['input']!r}."
+
+
+def _unknown(where: str, name: str, config: type[Config] | None) -> str:
+    known = list(_fields(config)) if config else []
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else f" It has: {', '.join(known)}." if known else ""
+    return f"{where} has no field '{name}'.{hint}"
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def _fields(config: type[Config]) -> dict[str, FieldInfo]:
+    return config.__pydantic_fields__  # type: ignore[attr-defined]
+
+
+def _nested(config: type[Config] | None, path: list[str]) -> type[Config] | None:
+    """The config that the fields of `path` lead to, if they all hold configs."""
+    for name in path:
+        field = _fields(config).get(name) if config else None
+        config = _config(field.annotation) if field else None
     return config
 
 
-def _replaced(config: C, path: list[str], value: Any) -> C:
-    head, *rest = path
-    known = [f.name for f in fields(config)]  # type: ignore[arg-type]
-    if head not in known:
-        close = difflib.get_close_matches(head, known, n=1)
-        hint = f"Did you mean '{close[0]}'?" if close else f"It has: {', '.join(known)}."
-        raise ConfigError(f"{type(config).__name__} has no field '{head}'. {hint}")
-    if rest:
-        return replace(config, **{head: _replaced(getattr(config, head), rest, value)})  # type: ignore[type-var]
-    return from_dict(type(config), to_dict(config) | {head: value})
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _config(annotation: Any) -> type[Config] | None:
+    """The one config that a field of this annotation may hold."""
+    found = [kind for kind in _kinds(annotation) if isinstance(kind, type) and issubclass(kind, Config)]
+    return found[0] if len(found) == 1 else None
+
+
+def _default(field: FieldInfo) -> Any:
+    """A field's default as plain values. A config made by its own class comes as {}: without its required fields it cannot be made."""
+    if isinstance(field.default_factory, type) and issubclass(field.default_factory, Config):
+        return {}
+    if field.is_required():
+        return None
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return to_dict(value) if isinstance(value, Config) else value
+
+
+def _merged(config: type[Config], base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` over `base`; nested configs are merged in turn, all else is replaced."""
+    merged = {**base, **values}
+    for name, field in _fields(config).items():
+        inner, value = _config(field.annotation), values.get(name)
+        if inner and isinstance(value, dict):
+            merged[name] = _merged(inner, base.get(name, _default(field)) or {}, value)
+    return merged
+
+
+def _assigned(kind: Any, where: str, held: Any, path: list[str], text: str) -> Any:
+    """What a setting of this kind holds, `held` before, once the part at `path` is what `text` says."""
+    if not path:
+        return _read(kind, text)
+    name, *rest = path
+    held = {} if held is None else held
+    config = _config(kind)
+    entries = next((get_args(each)[1] for each in _kinds(kind) if get_origin(each) is dict), None)
+    if not isinstance(held, dict) or not (config or entries):
+        raise ConfigError(f"{where} is a single value, so it has no part '{name}'; write {where.partition('.')[2]}=value.")
+    if config and name not in _fields(config):
+        raise ConfigError(_unknown(where, name, config))
+    inner = _fields(config)[name].annotation if config else entries
+    before = held[name] if name in held else _default(_fields(config)[name]) if config else None
+    return {**held, name: _assigned(inner, f"{where}.{name}", before, rest, text)}
+
+
+def _read(kind: Any, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):  # `*-M-` is an unknown alias, 2026-13-01 a date that is none
+        return text
+    if str not in _kinds(kind):
+        return _number(value)
+    return value if _fits(kind, value) else text
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    try:
+        _adapter(kind).validate_python(value)
+    except ValidationError:
+        return False
+    return True
 
 
 def _number(value: Any) -> Any:
