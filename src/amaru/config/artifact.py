@@ -44,10 +44,11 @@ class Artifact:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 header = json.loads((file.metadata() or {})["amaru"])
+                header = {name: header[name] for name in ("kind", "schema", "made_from", "content")}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (the handle is no dict)
         except FileNotFoundError:
             raise ArtifactError(f"There is no {kind} artifact at {path}.") from None
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path} is not a whole amaru artifact ({error}); delete it and run the same command again.") from None
         if (header["kind"], header["schema"]) != (kind, schema):
             raise ArtifactError(

@@ -44,6 +44,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     previous = _previous(path)
     with storage_errors(path):
         try:
+            shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number: containers deal them out again
             temporary.mkdir(parents=True)
             yield temporary
             for file in temporary.rglob("*"):
