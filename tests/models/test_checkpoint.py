@@ -1,6 +1,7 @@
 """Checkpoints on disk: bit for bit there and back, and one sentence naming the culprit for each way to be broken."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -195,6 +196,49 @@ def test_a_truncated_shard_of_several_is_named(saved: Path) -> None:
     truncate(shard, shard.stat().st_size - 1)
     with pytest.raises(CheckpointError, match=shard.name):
         Checkpoint(saved)
+
+
+def test_a_cut_is_told_by_the_first_tensor_that_it_cost(saved: Path) -> None:
+    """Cut one byte before the end of each tensor, in the order of the file."""
+    whole = (saved / SINGLE).read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    ends = {name: 8 + length + entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
+    assert max(ends.values()) == len(whole)
+    for name, end in ends.items():
+        (saved / SINGLE).write_bytes(whole[: end - 1])
+        with pytest.raises(CheckpointError, match=rf"{SINGLE} is cut short .* tensor '{re.escape(name)}' lie past its end"):
+            load(saved)
+
+
+HEADERS: list[bytes] = [
+    b"[1, 2]",
+    b"5",
+    b'{"a": 1}',
+    b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}',
+    b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, "4"]}}',
+    b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1%s]}}' % (b"0" * 30),
+    b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1%s]}}' % (b"0" * 5000),
+    b'{"a\\nb\\u001b[31m": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}',
+    b'{"a": ' + b"[" * 100_000,
+    b"\xff\xfe{}",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
+def test_a_hostile_header_is_one_sentence(header: bytes, saved: Path) -> None:
+    (saved / SINGLE).write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match=f"{SINGLE} is cut short or damaged") as caught:
+        load(saved)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**9, 3])
+def test_a_hostile_length_is_one_sentence(length: int, saved: Path) -> None:
+    (saved / SINGLE).write_bytes(length.to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match=f"{SINGLE} is cut short or damaged") as caught:
+        load(saved)
+    assert str(caught.value).isprintable()
 
 
 def test_no_such_directory_is_a_sentence(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from tests.models.random_models import random_config, random_model
 
-from amaru.errors import AmaruError, BackendError
+from amaru.errors import AmaruError, BackendError, CheckpointError
 from amaru.models import Decoder
 from amaru.models.checkpoint import load, save
 from amaru.models.verify import seeded_sequences, verify
@@ -145,6 +145,14 @@ def test_a_missing_transformers_is_a_sentence_that_says_how_to_install_it(a: Pat
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(BackendError, match="pip install transformers"):
         verify(a, f"transformers:{a}")
+
+
+def test_transformers_is_kept_from_pickles(a: Path) -> None:
+    pytest.importorskip("transformers")
+    (a / "model.safetensors").rename(a / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"no file named model\.safetensors") as caught:
+        verify(f"transformers:{a}", a)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_that_is_not_there_is_a_sentence(a: Path) -> None:

@@ -14,6 +14,7 @@ from amaru.models.hf import read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+LARGEST_HEADER = 100_000_000  # bytes; safetensors itself reads no more
 
 
 class ShardReader:
@@ -68,12 +69,30 @@ class ShardReader:
         except FileNotFoundError:
             raise CheckpointError(f"{self.directory} lacks the shard {file} that {INDEX} names.") from None
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{self.directory / file} is cut short or damaged: {error}.") from None
+            cut = first_cut(self.directory / file)
+            reason = f"the bytes of tensor {cut!r} lie past its end" if cut else str(error)
+            raise CheckpointError(f"{self.directory / file} is cut short or damaged: {reason}.") from None
 
     def _check_index(self) -> None:
         for name, file in getattr(self, "_indexed", {}).items():
             if self._where.get(name) != file:
                 raise CheckpointError(f"{INDEX} says that {file} holds {name}, but it does not.")
+
+
+def first_cut(path: Path) -> str | None:
+    """The first tensor of a safetensors file whose bytes lie past the end; None when all are there or the header tells nothing.
+
+    The format: the header's length in 8 bytes, the header as JSON, then the bytes of all tensors, which its data_offsets count from 0.
+    """
+    try:
+        with open(path, "rb") as file:
+            length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+            header = json.loads(file.read(length)) if length <= LARGEST_HEADER else {}
+        ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
+        cut = [(end, name) for name, end in ends.items() if 8 + length + end > size]
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+    return min(cut)[1] if cut else None
 
 
 def write_shards(directory: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int = 4 * 2**30) -> None:

@@ -48,7 +48,11 @@ class StockModel:
     def _load(self, dtype: torch.dtype) -> Any:
         try:
             model, report = self._transformers.AutoModelForCausalLM.from_pretrained(
-                self.path, dtype=dtype, local_files_only=True, output_loading_info=True
+                self.path,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,  # or it would unpickle a pytorch_model.bin
+                output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"transformers cannot load {self.path}: {' '.join(str(error).split())}") from None
