@@ -17,6 +17,15 @@ def test_the_same_is_fine_and_leaves_a_certificate_beside_the_weights(tmp_path: 
     assert not (b / "certificate.json").exists()
 
 
+def test_the_certificate_of_transformers_lies_in_the_directory_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    small_checkpoint(Path("a"))
+    assert main(["verify", "transformers:a", "a"]) == 0
+    assert json.loads(Path("a/certificate.json").read_text())["b"] == "a"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_difference_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = small_checkpoint(tmp_path / "a"), small_checkpoint(tmp_path / "b", seed=1)
     assert main(["verify", str(a), str(b), "--json", "--out", str(tmp_path / "c.json")]) == 1

@@ -13,8 +13,8 @@ from amaru.report.numbers import percent
 
 
 def command(
-    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint directory.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another one, or transformers:PATH for stock transformers on PATH.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint directory, or transformers:PATH for stock transformers on PATH.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one, written likewise.")],
     seed: Annotated[int, typer.Option(help="Draws the token ids that both are run on.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where the certificate goes; A/certificate.json when left out.")] = None,
     json: JsonFlag = False,
@@ -22,10 +22,11 @@ def command(
     """Compare two checkpoints: tensors by name, then hidden states after every layer and logits on seeded inputs, in fp32 and in
     the stored dtype. Exit 1 when they differ."""
     from amaru.config import to_dict
+    from amaru.models.stock import PREFIX
     from amaru.models.verify import verify
 
     certificate = verify(a, b, seed=seed)
-    path = out or Path(a) / "certificate.json"
+    path = out or Path(a.removeprefix(PREFIX)) / "certificate.json"
     certificate.save(path)
     emit({**to_dict(certificate), "saved": path}, json=json, people=show)
     LiveLine().note(f"saved {path}")
