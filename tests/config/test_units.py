@@ -8,7 +8,15 @@ from amaru.errors import ConfigError
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("31.7GiB", round(31.7 * 2**30)), ("24GB", 24 * 10**9), ("512 MiB", 2**29), ("80g", 80 * 10**9), ("7", 7), ("1e3b", 1000)],
+    [
+        ("31.7GiB", round(31.7 * 2**30)),
+        ("24GB", 24 * 10**9),
+        ("512 MiB", 2**29),
+        ("80g", 80 * 10**9),
+        ("7", 7),
+        ("1e3b", 1000),
+        ("1.5 gib", 3 * 2**29),
+    ],
 )
 def test_bytes(text, value):
     assert parse_bytes(text) == value
@@ -32,6 +40,13 @@ def test_shares():
         (parse_bytes, "x"),
         (parse_bytes, "-1"),
         (parse_bytes, "0"),
+        (parse_bytes, "GiB"),
+        (parse_bytes, "1.2.3"),
+        (parse_bytes, "12 parsecs"),
+        (parse_bytes, "nan"),
+        (parse_bytes, "1e999"),
+        (parse_bytes, "9" * 400),
+        (parse_count, "1e999"),
         (parse_count, "2GiB"),
         (parse_count, ""),
         (parse_share, "0%"),

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from amaru.cli.output import Finding, JsonFlag, closest, emit
-from amaru.cli.units import parse_bytes
+from amaru.config.units import parse_bytes
 from amaru.errors import ConfigError
 from amaru.report.numbers import count, percent, size
 

@@ -6,7 +6,7 @@ from amaru.errors import ConfigError
 
 COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 BYTES = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-NUMBER = r"(\d+(?:\.\d+)?(?:e\d+)?)"
+NUMBER = r"(\d{1,18}(?:\.\d{1,18})?(?:e\d{1,2})?)"  # so many digits that a float holds all of them
 
 
 def parse_bytes(text: str) -> int:
