@@ -1,5 +1,7 @@
 """The registry says who serves, forces whom it is told to, and the compiled kernels give a reason when they cannot be had."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,6 +21,10 @@ def rows(op):
 def norm_inputs():
     torch.manual_seed(0)
     return torch.randn(4, 8), torch.randn(4, 8), torch.randn(8)
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_every_op_has_exactly_one_chosen_backend():
@@ -56,16 +62,53 @@ def test_the_first_that_does_not_refuse_is_run(monkeypatch):
     ("compiler", "said"),
     [("/no/such/compiler", "needs a C++ compiler; CXX=/no/such/compiler is none"), ("false", "could not be compiled by")],
 )
-def test_without_a_compiler_torch_serves_and_explain_says_why(monkeypatch, compiler, said):
+def test_without_a_compiler_torch_serves_and_says_why(monkeypatch, caplog, compiler, said):
     monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setattr("amaru.ops.backends.WARNED", set())
     state, reason = rows("gated_rmsnorm")["native"]
     assert (state, said in reason) == ("refused", True)
     assert rows("gated_rmsnorm")["reference"][0] == "chosen"
+    assert not warnings_of(caplog), "asking who would serve is no slow path"
     inputs = norm_inputs()
     assert torch.equal(gated_rmsnorm(*inputs, groups=2, eps=1e-5), reference.gated_rmsnorm(*inputs, groups=2, eps=1e-5))
+    gated_rmsnorm(*inputs, groups=2, eps=1e-5)
+    (warning,) = warnings_of(caplog)
+    assert f"native {reason}; slower code serves instead" in warning
     monkeypatch.setenv("AMARU_GATED_RMSNORM", "native")
     with pytest.raises(BackendError, match="No allowed backend of gated_rmsnorm serves this input: native"):
         gated_rmsnorm(*inputs, groups=2, eps=1e-5)
+
+
+def test_a_warning_is_for_machines_not_for_inputs_and_reaches_stderr(monkeypatch, caplog):
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    monkeypatch.setattr("amaru.ops.backends.WARNED", set())
+    y, z, weight = norm_inputs()
+    gated_rmsnorm(y.double(), z.double(), weight.double(), groups=2, eps=1e-5)
+    gated_rmsnorm(y, z.bfloat16(), weight, groups=2, eps=1e-5)
+    assert not warnings_of(caplog)
+    code = """
+import torch
+from amaru.ops.gated_rmsnorm import gated_rmsnorm
+y = torch.ones(2, 4)
+gated_rmsnorm(y.double(), y.double(), y[0].double(), groups=1, eps=1e-5)
+gated_rmsnorm(y, y, y[0], groups=1, eps=1e-5)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True).stderr
+    assert told.count("\n") == 1 and "CXX=/no/such/compiler is none; slower code serves" in told
+
+
+def test_one_warning_for_all_ops_that_lack_the_same(monkeypatch, caplog):
+    monkeypatch.setattr("amaru.ops.backends.REGISTERED", {})
+    monkeypatch.setattr("amaru.ops.backends.WARNED", set())
+    wanted, other = (Backend(name, str, lacks=lambda: "needs a bigger machine") for name in ("wanted", "other"))
+    served = Backend("served", lambda: "served")
+    ops_ = [Op("first", lambda dtype: ((), {}), wanted, served), Op("second", lambda dtype: ((), {}), wanted, other, served)]
+    assert [op() for op in ops_ + ops_] == ["served"] * 4
+    assert [text.split(";")[0] for text in warnings_of(caplog)] == [
+        "amaru: wanted needs a bigger machine",
+        "amaru: other needs a bigger machine",
+    ]
+    assert ops_[0].explain()[0] == ("first", "wanted", "refused", "needs a bigger machine")
 
 
 def test_a_cache_that_cannot_be_written_is_a_reason(monkeypatch, tmp_path):

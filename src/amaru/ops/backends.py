@@ -13,10 +13,11 @@ from amaru.errors import BackendError
 log = logging.getLogger(__name__)
 
 REGISTERED: dict[str, "Op"] = {}
+WARNED: set[str] = set()
 
 
 def never(*args: Any, **kwargs: Any) -> None:
-    """The `refuses` of a backend that serves every input."""
+    """The `refuses` of a backend that serves every input, the `lacks` of one that runs on every machine."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Backend:
     """An implementation of an op.
 
     `run` has exactly the op's signature. `refuses`, called with the same arguments, returns None or the reason
-    as a fragment of a sentence: "needs a CUDA tensor, got device cpu".
+    as a fragment of a sentence: "needs a CUDA tensor, got device cpu". `lacks`, called without arguments and only for
+    inputs that are not refused, does so for this machine: "needs a C++ compiler, found neither g++ nor clang++".
     """
 
     name: str
     run: Callable[..., Any]
     refuses: Callable[..., str | None] = never
+    lacks: Callable[[], str | None] = never
 
 
 class Row(NamedTuple):
@@ -47,9 +50,9 @@ class Op:
     >>> ssd = Op("ssd", sample, Backend("native", native.ssd, native.refuses), Backend("reference", reference.ssd))
     >>> y, states = ssd(x, dt, A, B, C, D, cu_seqlens=cu_seqlens)
 
-    The first backend that does not refuse is run. The environment variable `AMARU_SSD=reference` forces one:
-    `BackendError` if there is none of that name or if it refuses. `sample(dtype)` makes small arguments
-    `(args, kwargs)` for `explain`.
+    The first backend that does not refuse is run; a warning is logged, once, when a better one lacks something on this
+    machine. The environment variable `AMARU_SSD=reference` forces one: `BackendError` if there is none of that name or if
+    it refuses. `sample(dtype)` makes small arguments `(args, kwargs)` for `explain`.
     """
 
     def __init__(self, name: str, sample: Callable[[torch.dtype], tuple[tuple, dict]], *backends: Backend) -> None:
@@ -66,11 +69,14 @@ class Op:
     def choose(self, *args: Any, **kwargs: Any) -> Backend:
         """The backend that serves these arguments."""
         forced = self.forced()
-        refusals = {}
+        refusals: dict[str, str] = {}
+        lacking: list[str] = []
         for backend in [forced] if forced else self.backends.values():
             reason = backend.refuses(*args, **kwargs)
+            if reason is None and (reason := backend.lacks()):
+                lacking.append(f"{backend.name} {reason}")
             if reason is None:
-                self._announce(backend, refusals)
+                self._announce(backend, refusals, lacking)
                 return backend
             refusals[backend.name] = reason
         reasons = "; ".join(f"{name} {reason}" for name, reason in refusals.items())
@@ -108,9 +114,13 @@ class Op:
             args, kwargs = self.sample(dtype)
             if reason := backend.refuses(*args, **kwargs):
                 return reason
-        return None
+        return backend.lacks()
 
-    def _announce(self, backend: Backend, refusals: dict[str, str]) -> None:
+    def _announce(self, backend: Backend, refusals: dict[str, str], lacking: list[str]) -> None:
+        for reason in lacking:
+            if reason not in WARNED:  # by any op: they share compiler and cache
+                WARNED.add(reason)
+                log.warning("amaru: %s; slower code serves instead (amaru env lists what serves what)", reason)
         if backend.name not in self._announced:
             self._announced.add(backend.name)
             why = "".join(f"; {name} {reason}" for name, reason in refusals.items())

@@ -7,6 +7,7 @@ from amaru.errors import ConfigError
 from amaru.ops.arguments import expect_shape, sequence_lengths
 from amaru.ops.backends import Backend, Op
 from amaru.ops.causal_conv1d import native, reference, shifted
+from amaru.ops.native import lacks
 
 
 def causal_conv1d(
@@ -49,7 +50,7 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
 CONV = Op(
     "causal_conv1d",
     _sample,
-    Backend("native", native.causal_conv1d, native.refuses),
+    Backend("native", native.causal_conv1d, native.refuses, lacks),
     Backend("shifted", shifted.causal_conv1d),
     Backend("reference", reference.causal_conv1d),
 )

@@ -7,6 +7,7 @@ from amaru.errors import ConfigError
 from amaru.ops.arguments import expect_shape
 from amaru.ops.backends import Backend, Op
 from amaru.ops.gated_rmsnorm import native, reference
+from amaru.ops.native import lacks
 
 
 def gated_rmsnorm(y: Tensor, z: Tensor, weight: Tensor, *, groups: int, eps: float) -> Tensor:
@@ -31,4 +32,9 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
     return (y, y, torch.ones(8)), {"groups": 2, "eps": 1e-5}
 
 
-NORM = Op("gated_rmsnorm", _sample, Backend("native", native.gated_rmsnorm, native.refuses), Backend("reference", reference.gated_rmsnorm))
+NORM = Op(
+    "gated_rmsnorm",
+    _sample,
+    Backend("native", native.gated_rmsnorm, native.refuses, lacks),
+    Backend("reference", reference.gated_rmsnorm),
+)

@@ -92,6 +92,11 @@ def _run(command: list[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
 
 
+def lacks() -> str | None:
+    """Why this machine has no kernels, or None if it has; compiles them when first asked."""
+    return library().reason
+
+
 def refusal(*tensors: Tensor | None) -> str | None:
     """Why the kernels do not serve these tensors, or None if they do."""
     for tensor in tensors:
@@ -99,7 +104,7 @@ def refusal(*tensors: Tensor | None) -> str | None:
             return f"needs CPU tensors, got device {tensor.device.type}"
         if tensor is not None and tensor.dtype not in (torch.float32, torch.bfloat16):
             return f"computes in float32 or bfloat16 only, got {short(tensor.dtype)}"
-    return library().reason
+    return None
 
 
 def short(dtype: torch.dtype) -> str:

@@ -6,6 +6,7 @@ from torch import Tensor
 from amaru.errors import ConfigError
 from amaru.ops.arguments import expect_shape, sequence_lengths
 from amaru.ops.backends import Backend, Op
+from amaru.ops.native import lacks
 from amaru.ops.ssd import chunked, native, reference
 
 
@@ -65,5 +66,9 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
 
 
 SSD = Op(
-    "ssd", _sample, Backend("native", native.ssd, native.refuses), Backend("chunked", chunked.ssd), Backend("reference", reference.ssd)
+    "ssd",
+    _sample,
+    Backend("native", native.ssd, native.refuses, lacks),
+    Backend("chunked", chunked.ssd),
+    Backend("reference", reference.ssd),
 )
