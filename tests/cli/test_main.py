@@ -129,7 +129,9 @@ def test_a_bug_is_named_as_one_and_leaves_its_traceback(stand_in, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_promises_to_continue(number):
-    code = STAND_IN + """
+    code = (
+        STAND_IN
+        + """
     def command():
         import time
         print("started", flush=True)
@@ -137,6 +139,7 @@ def test_a_stop_promises_to_continue(number):
     module.command = command
     sys.exit(main(["trial"]))
     """
+    )
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=-1, stderr=-1, text=True) as process:
         assert process.stdout.readline() == "started\n"
         process.send_signal(number)
@@ -155,7 +158,9 @@ def test_a_verb_that_keeps_nothing_promises_nothing(stand_in, capsys):
 
 @pytest.mark.parametrize("ending", ["pass", "raise Finding('x')"])
 def test_a_closed_pipe_is_quiet(ending):
-    code = STAND_IN + f"""
+    code = (
+        STAND_IN
+        + f"""
     from amaru.cli.output import Finding
     def command():
         for line in range(100_000):
@@ -164,6 +169,7 @@ def test_a_closed_pipe_is_quiet(ending):
     module.command = command
     sys.exit(main(["trial"]))
     """
+    )
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=-1, stderr=-1, text=True) as process:
         process.stdout.readline()
         process.stdout.close()

@@ -80,6 +80,7 @@ def test_damaged_checkpoints_are_named(place: Path, tmp_path: Path, capsys: pyte
         expected = "backbone.layers.2.mixer.B_log"
         save_file(tensors | {expected: tensors["backbone.norm_f.weight"].clone()}, weights)
     elif damage == "truncated":
+        expected = "lm_head.weight"
         weights.write_bytes(weights.read_bytes()[:-100])
     else:
         expected = "config.json"

@@ -35,7 +35,6 @@ from amaru.recipes.text import prepare, tokenizer_of
 from amaru.train.loop import train
 from amaru.train.metrics import ProgressLine, StepMetrics
 
-
 MEASURED = ("bf16", "bf16", "fp32")  # the formats of the models that `compare.speed` runs
 
 
