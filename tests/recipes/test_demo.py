@@ -7,7 +7,12 @@ import pytest
 from tests.recipes.small import flags
 
 from amaru.cli.main import main
-from amaru.recipes.demo import judge
+from amaru.cli.output import LiveLine
+from amaru.config import to_dict
+from amaru.recipes.demo import DemoRecipe, fitting_recipe, judge, paced
+from amaru.recipes.learning import Learning
+from amaru.recipes.pace import training_pace
+from amaru.recipes.shape import Shape
 
 
 def entry(model: str, loss: float, lr: float = 1e-3, seed: int = 0) -> dict:
@@ -32,6 +37,29 @@ def test_the_gap_must_exceed_the_spread_between_seeds() -> None:
 def test_only_the_twins_best_rate_counts() -> None:
     runs = records([3.0, 3.0], [3.5, 3.5])
     assert judge(runs)["twin"] == pytest.approx(3.5), "losses at other rates are not averaged in"
+
+
+def test_a_slower_machine_sees_fewer_tokens_in_a_few_steps() -> None:
+    whole = DemoRecipe()
+    assert paced(whole, 1e6) == paced(whole, 4500.0) == whole
+    slow = paced(whole, 2000.0)
+    assert slow == paced(whole, 1600.0), "small differences of speed change nothing"
+    assert slow.parent.tokens == 315_000 and slow.learning.tokens == 56_000 and slow.short_tokens == 14_000
+    assert slow.text.limit_megabytes == pytest.approx(2.8)
+    assert paced(whole, 1.0).parent.tokens == 90_000
+
+
+def test_the_pace_is_that_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Shape(pattern="M-", hidden=16, groups=1, mamba_channels=8, state=4, ffn=16).resolve(32)
+    seconds = iter(range(1000))
+    monkeypatch.setattr("amaru.recipes.pace.time.perf_counter", lambda: float(next(seconds)))
+    assert training_pace(config, Learning(batch_rows=2), 8) == 16.0, "two rows of eight tokens in one second of this clock"
+
+
+def test_a_demo_that_began_keeps_its_size(tmp_path: Path) -> None:
+    begun = paced(DemoRecipe(), 1000.0)
+    (tmp_path / "run.json").write_text(json.dumps({"kind": "demo", "recipe": to_dict(begun)}))
+    assert fitting_recipe(tmp_path, LiveLine()) == begun
 
 
 TEXT = ["text.limit_megabytes=0.2", "text.validation_share=0.1", "text.vocab=300", "text.row_length=64"]

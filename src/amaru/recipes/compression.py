@@ -60,7 +60,7 @@ class CompressRecipe(Config):
     def timing(self) -> Timing:
         """How speeds are taken: at the context and batch of the budget."""
         context = max(1, self.workload.context)
-        return Timing(prompt=self.prompt, batch=self.workload.batch, context=context, steps=min(8, context), repeats=self.repeats)
+        return Timing(prompt=self.prompt, batch=self.workload.batch, context=context, steps=min(32, context), repeats=self.repeats)
 
 
 def forecast(recipe: CompressRecipe, directory: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import Field
 
 from amaru.compress.space import SearchSpace
-from amaru.config import Config, to_dict
+from amaru.config import Config, from_dict, to_dict
+from amaru.config.records import read_record
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import ConfigError
 from amaru.models.checkpoint import Checkpoint, fingerprint, load
@@ -21,9 +22,10 @@ from amaru.recipes.compression import CompressRecipe
 from amaru.recipes.distill import distil_student
 from amaru.recipes.fit import fit
 from amaru.recipes.learning import Learning
-from amaru.recipes.run import Run
+from amaru.recipes.pace import training_pace
+from amaru.recipes.run import Progress, Run
 from amaru.recipes.shape import Shape
-from amaru.recipes.text import PYTHON, Text, TextRecipe
+from amaru.recipes.text import PYTHON, VOCAB, Text, TextRecipe
 from amaru.recipes.train import Trained, TrainRecipe, train_model
 from amaru.serve.generate import generate
 from amaru.serve.sampler import Sampling
@@ -76,6 +78,46 @@ class DemoRecipe(Config):
             seed=self.seeds[0],
             repeats=self.repeats,
         )
+
+
+FULL_PACE = 4500  # tokens a second of the parent's training step at which the whole demo takes nine minutes
+SHARES = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
+
+
+def paced(recipe: DemoRecipe, tokens_per_second: float) -> DemoRecipe:
+    """`paced(recipe, 2000.0)`: with so much less text and so many fewer tokens that a slower machine needs no more time.
+
+    The share is one of a few steps, so that small differences of speed do not change the results.
+    """
+    share = next((share for share in SHARES if share <= tokens_per_second / FULL_PACE), SHARES[-1])
+    megabytes = recipe.text.limit_megabytes
+
+    def fewer(learning: Learning) -> Learning:
+        return replace(learning, tokens=max(1, round(share * learning.tokens)))
+
+    return replace(
+        recipe,
+        text=recipe.text if megabytes is None else replace(recipe.text, limit_megabytes=share * megabytes),
+        parent=fewer(recipe.parent),
+        learning=fewer(recipe.learning),
+        short_tokens=max(1, round(share * recipe.short_tokens)),
+    )
+
+
+def fitting_recipe(out: Path, progress: Progress) -> DemoRecipe:
+    """The recipe of the run that is in `out` already, or one that fits this machine's speed."""
+    if (out / "run.json").exists():
+        record = read_record(out / "run.json")
+        return from_dict(DemoRecipe, record["recipe"]) if record.get("kind") == "demo" else DemoRecipe()
+    progress.update("Measuring how fast this machine trains (compiling kernels, the first time) ...")
+    whole = DemoRecipe()
+    pace = training_pace(whole.shape.resolve(whole.text.vocab or VOCAB), whole.parent, whole.text.row_length)
+    recipe = paced(whole, pace)
+    progress.note(f"This machine trains the parent at {pace:,.0f} tokens/s; it will see {recipe.parent.tokens:,} tokens.")
+    if recipe.parent.tokens < whole.parent.tokens:
+        share = recipe.parent.tokens / whole.parent.tokens
+        progress.note(f"That is {share:.0%} of the full demo, to stay within ten minutes; `amaru env` tells what is slow, and why.")
+    return recipe
 
 
 def demo(recipe: DemoRecipe, run: Run) -> dict[str, Any]:

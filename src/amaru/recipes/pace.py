@@ -1,0 +1,40 @@
+"""How fast this machine trains, measured before a run whose length must fit people's patience."""
+
+import statistics
+import time
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from amaru.models.decoder import Decoder, DecoderConfig
+from amaru.nn.batch import Batch
+from amaru.ops.head_loss import head_loss
+from amaru.recipes.learning import Learning
+from amaru.train.optim import adamw
+
+STEPS = 5
+
+
+def training_pace(config: DecoderConfig, learning: Learning, row_length: int) -> float:
+    """`training_pace(shape.resolve(2048), Learning(batch_rows=2), 256)`: tokens per second of a training step, on random text.
+
+    The median of a few steps after one that is not counted, in which kernels are compiled where they never were before.
+    """
+    decoder = Decoder(config).initialise(0)
+    decoder.compute_dtype = torch.bfloat16 if learning.dtype == "bf16" else None
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(config.vocab, (row_length,), generator=generator) for _ in range(learning.batch_rows)]
+    batch, targets = Batch.of(rows), torch.cat(rows).roll(-1)
+    optimizer = adamw(decoder, lr=learning.lr, betas=(0.9, 0.95), weight_decay=learning.weight_decay)
+
+    def step() -> float:
+        start = time.perf_counter()
+        hidden = decoder.hidden_states(batch)
+        loss = head_loss(hidden, decoder.head.weight, lambda logits, part: cross_entropy(logits, targets[part], reduction="sum"))
+        (loss / len(targets)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    step()
+    return len(targets) / statistics.median(step() for _ in range(STEPS))
