@@ -111,7 +111,7 @@ def test_one_warning_for_all_ops_that_lack_the_same(monkeypatch, caplog):
     assert ops_[0].explain()[0] == ("first", "wanted", "refused", "needs a bigger machine")
 
 
-def test_a_cache_that_cannot_be_written_is_a_reason(monkeypatch, tmp_path):
+def test_a_native_cache_that_cannot_be_written_is_a_reason(monkeypatch, tmp_path):
     (tmp_path / "amaru").write_text("a file where the directory should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert "could not be stored or loaded" in rows("ssd")["native"][1]
