@@ -117,7 +117,7 @@ def test_a_native_cache_that_cannot_be_written_is_a_reason(monkeypatch, tmp_path
     assert "could not be stored or loaded" in rows("ssd")["native"][1]
 
 
-def test_two_that_compile_at_once_both_get_whole_kernels(tmp_path):
+def test_two_that_compile_native_kernels_at_once_both_get_whole_ones(tmp_path):
     compiler = library._library.__wrapped__  # uncached, as in two processes
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(compiler, ["", ""], [str(tmp_path)] * 2))
