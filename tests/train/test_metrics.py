@@ -43,8 +43,8 @@ def test_a_record_with_a_hole_is_refused(tmp_path) -> None:
 def test_the_line_says_everything_and_how_long_it_takes() -> None:
     line = ProgressLine(steps=900)
     first = line.text(replace(FIRST, step=119, validation={"loss": 3.305}))
-    assert first == "step 119/900  loss 3.214  validation loss 3.305  11,802 tokens/s  1.41 GB  gradient 0.83  26 min left"
+    assert first == "step 119/900  26 min left  loss 3.214  validation loss 3.305  11,802 tokens/s  1.41 GB  gradient 0.83"
     for n in range(120, 900):
         line.text(replace(FIRST, step=n))
     last = line.text(replace(FIRST, step=900, seconds=1.0))
-    assert last == "step 900/900  loss 3.214  validation loss 3.305  11,802 tokens/s  1.41 GB  gradient 0.83  0 s left"
+    assert last == "step 900/900  0 s left  loss 3.214  validation loss 3.305  11,802 tokens/s  1.41 GB  gradient 0.83"

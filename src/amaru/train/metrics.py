@@ -108,7 +108,7 @@ class ProgressLine:
 
     >>> line = ProgressLine(steps=900)
     >>> line.text(metrics)
-    'step 120/900  loss 3.214  validation loss 3.305  11,802 tokens/s  1.41 GB  gradient 0.83  2 min left'
+    'step 120/900  2 min left  loss 3.214  validation loss 3.305  11,802 tokens/s  1.41 GB  gradient 0.83'
     """
 
     def __init__(self, steps: int) -> None:
@@ -119,11 +119,12 @@ class ProgressLine:
     def text(self, metrics: StepMetrics) -> str:
         self.pace = SMOOTHING * self.pace + (1 - SMOOTHING) * metrics.seconds if self.pace else metrics.seconds
         self.validation = metrics.validation or self.validation
-        parts = [f"step {metrics.step}/{self.steps}", f"loss {metrics.loss:.3f}"]
+        left = _duration((self.steps - metrics.step) * self.pace) + " left"
+        parts = [f"step {metrics.step}/{self.steps}", left, f"loss {metrics.loss:.3f}"]  # what matters most first: terminals cut the end
         parts += [f"{name} {value:.3f}" for name, value in metrics.parts.items()]
         parts += [f"validation {name} {value:.3f}" for name, value in self.validation.items()]
         parts += [f"{metrics.tokens_per_second:,.0f} tokens/s", f"{metrics.memory / 1e9:.2f} GB", f"gradient {metrics.grad_norm:.2f}"]
-        return "  ".join([*parts, _duration((self.steps - metrics.step) * self.pace) + " left"])
+        return "  ".join(parts)
 
 
 def _duration(seconds: float) -> str:
