@@ -102,6 +102,16 @@ def test_a_directory_that_is_no_run_yet_keeps_what_it_has(tmp_path: Path) -> Non
         assert (tmp_path / ".model.123.partial").exists()
 
 
+def test_a_run_that_failed_before_its_first_step_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no text"), Run(tmp_path / "run", "trial", Recipe(), Notes()):
+        raise ArtifactError("no text")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ArtifactError, match="late"), Run(tmp_path / "run", "trial", Recipe(), Notes()) as run:
+        measured(run, "a", [])
+        raise ArtifactError("late")
+    assert (tmp_path / "run" / "step.json").exists()
+
+
 def test_a_kill_while_a_step_is_made_again_does_not_bring_the_old_one_back(tmp_path: Path) -> None:
     with Run(tmp_path, "trial", Recipe(), Notes()) as run:
         measured(run, "a", [])

@@ -67,7 +67,9 @@ class Run:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and {path.name for path in self.directory.iterdir()} <= {".lock", "run.json"}:
+            shutil.rmtree(self.directory)  # nothing came of it, so nothing is left lying about
         self._lock.close()
 
     def path(self, name: str) -> Path:
