@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -124,7 +125,7 @@ def load(verb: str) -> Any:
 
 
 def _run_verb(verb: str, words: list[str]) -> int:
-    command = load(verb)
+    command, start = load(verb), time.monotonic()
     try:
         # Not command.main(): it would turn Ctrl-C and closed pipes into exit codes of its own.
         with command.make_context(f"amaru {verb}", list(words)) as context:
@@ -133,6 +134,9 @@ def _run_verb(verb: str, words: list[str]) -> int:
         return end.exit_code
     except typer.TyperException as error:
         return _say(_usage_sentence(verb, command, words, error), USAGE)
+    if VERBS[verb].resumes:  # long work says how long it took
+        minutes, seconds = divmod(round(time.monotonic() - start), 60)
+        print(f"\n{verb} took {minutes} min {seconds} s", file=sys.stderr)
     return 0
 
 
