@@ -11,7 +11,7 @@ from amaru.compress.space import spread
 from amaru.errors import BudgetError, ConfigError
 from amaru.models import DecoderConfig, cost
 from amaru.models.cost import Workload
-from amaru.models.hf import presets
+from amaru.models.families import presets
 from amaru.models.pattern import layers_from_pattern
 from amaru.nn import MLP, Attention, Mamba2
 

@@ -13,7 +13,7 @@ from amaru.compress.surgery import cut_reader
 from amaru.errors import ConfigError
 from amaru.models import Decoder, cost
 from amaru.models.checkpoint import load, save
-from amaru.models.hf import presets
+from amaru.models.families import presets
 from amaru.nn import Attention, Mamba2
 from amaru.nn.layer import tensor
 from amaru.nn.mamba2 import CONV_ROWS

@@ -6,8 +6,7 @@ from tests.models.random_models import random_config, random_model
 
 from amaru.models import Decoder, DecoderConfig
 from amaru.models.cost import Workload, forward_flops, kv_bytes_per_token, memory, parameters, parameters_by_kind
-from amaru.models.decoder import state_bytes
-from amaru.models.hf import config_of, presets
+from amaru.models.families import config_of, presets
 from amaru.models.pattern import pattern_of
 from amaru.nn import MLP, Attention
 
@@ -21,6 +20,18 @@ PUBLISHED = {
     "nemotron-h-56b": 56.32,
     "nemotron-nano-9b-v2": 8.89,
     "nemotron-nano-12b-v2": 12.31,
+    "nemotron-4-15b": 15.63,
+    "nemotron-4-340b": 341.029195776,
+    "minitron-4b": 4.19,
+    "minitron-8b": 8.27,
+    "llama-3.2-1b": 1.2358144,
+    "llama-3.2-3b": 3.212749824,
+    "llama-3.1-8b": 8.030261248,
+    "llama-3.1-70b": 70.553706496,
+    "qwen2.5-0.5b": 0.494032768,
+    "qwen2.5-1.5b": 1.543714304,
+    "qwen2.5-7b": 7.615616512,
+    "qwen2.5-72b": 72.706203648,
 }
 KV_BYTES = {"nemotron-h-4b": 16_384, "nemotron-h-8b": 16_384, "nemotron-h-47b": 20_480, "nemotron-h-56b": 40_960}
 SSM_MIB = {"nemotron-h-4b": 84, "nemotron-h-8b": 96, "nemotron-h-47b": 720, "nemotron-h-56b": 864}
@@ -107,7 +118,7 @@ def test_memory_is_the_bytes_of_real_tensors(seed: int) -> None:
     need = memory(config, Workload(context=37, batch=5, weights="fp32", kv="bf16", state="fp32"))
     decoder = random_model(config, seed)
     assert need.weights == sum(parameter.nbytes for parameter in decoder.parameters())
-    assert need.kv + need.ssm_state + need.conv_state == state_bytes(decoder.new_state(5, 37, torch.bfloat16))
+    assert need.kv + need.ssm_state + need.conv_state == decoder.new_state(5, 37, torch.bfloat16).bytes
     assert need.total == need.weights + need.kv + need.ssm_state + need.conv_state
 
 

@@ -37,7 +37,7 @@ def whole(decoder: Decoder, ids: Tensor) -> Tensor:
 
 def in_pieces(decoder: Decoder, ids: Tensor, sizes: list[int], slot: int = 0) -> Tensor:
     state = decoder.new_state(slot + 1, len(ids))
-    for layer in state:
+    for layer in state.layers:
         for tensor in layer.values():
             tensor.normal_()  # what an earlier owner left in the slot must not matter
     logits, start = [], 0
@@ -101,5 +101,5 @@ def test_compute_dtype_lowers_activations_and_keeps_states_and_logits_in_fp32() 
         decoder.compute_dtype = torch.bfloat16
         rough, hidden = decoder(batch), decoder.hidden_states(batch)
     assert hidden.dtype == torch.bfloat16 and rough.dtype == torch.float32
-    assert {name: tensor.dtype for name, tensor in decoder.new_state(1, 1)[0].items()} == {"conv": torch.bfloat16, "ssm": torch.float32}
+    assert {name: tensor.dtype for name, tensor in decoder.new_state(1, 1).layers[0].items()} == {"conv": torch.bfloat16, "ssm": torch.float32}
     assert 0 < float((rough - exact).abs().max()) < 0.1 * float(exact.abs().max())

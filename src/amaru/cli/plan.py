@@ -42,7 +42,7 @@ def command(
     config; activations and the allocator's own overhead come on top. With --device, exit 1 when it does not fit."""
     from amaru.config import from_dict
     from amaru.models.cost import Workload
-    from amaru.models.hf import config_of
+    from amaru.models.families import config_of
 
     workload = from_dict(Workload, {"context": context, "batch": batch, "weights": weights, "kv": kv, "state": state})
     facts = {"model": model, **describe(config_of(model), workload)}

@@ -26,7 +26,7 @@ def command(
 
     Only config.json is read; a preset needs no file at all.
     """
-    from amaru.models.hf import config_of
+    from amaru.models.families import config_of
 
     config = config_of(model)
     emit({"model": model, **describe(config, axes)}, json=json, people=show)

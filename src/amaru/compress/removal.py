@@ -10,10 +10,13 @@ from torch import Tensor
 
 from amaru.errors import CheckpointError, ConfigError, DataError
 from amaru.models.decoder import Decoder
+from amaru.nn.attention import KV
 from amaru.nn.batch import Batch
 
 Metric = Literal["mse", "kl"]
 Progress = Callable[[str], None]
+Stream = tuple[Tensor, KV | None]
+"""The residual stream, and the keys and values that later layers may share."""
 
 
 def layer_scores(decoder: Decoder, samples: Sequence[Batch], metric: Metric = "mse", *, progress: Progress | None = None) -> np.ndarray:
@@ -81,21 +84,22 @@ def _scores(decoder: Decoder, samples: Sequence[Batch], metric: Metric, kept: tu
 
 def _moved(decoder: Decoder, batch: Batch, metric: Metric, kept: tuple[int, ...]) -> list[tuple[int, float]]:
     """For each kept layer, how far one sample's output is from the full model's without it."""
-    embedded = decoder.embed(batch.ids)
-    full = decoder.norm(_through(decoder, embedded, batch, range(len(decoder.layers)))[-1])
-    before = _through(decoder, embedded, batch, kept)
+    embedded, batch, real = decoder.begin(batch)
+    full = decoder.end(_through(decoder, (embedded, None), batch, range(len(decoder.layers)))[-1][0], real)
+    before = _through(decoder, (embedded, None), batch, kept)
     moved = []
     for place, layer in enumerate(kept):
-        without = decoder.norm(_through(decoder, before[place], batch, kept[place + 1 :])[-1])
+        without = decoder.end(_through(decoder, before[place], batch, kept[place + 1 :])[-1][0], real)
         moved.append((layer, _mse(full, without) if metric == "mse" else _mean_kl(decoder, full, without)))
     return moved
 
 
-def _through(decoder: Decoder, x: Tensor, batch: Batch, layers: Sequence[int]) -> list[Tensor]:
+def _through(decoder: Decoder, start: Stream, batch: Batch, layers: Sequence[int]) -> list[Stream]:
     """The residual stream before each of these layers, and after the last."""
-    streams = [x]
+    streams = [start]
     for layer in layers:
-        streams.append(decoder.layers[layer](streams[-1], batch, None))
+        x, kv = streams[-1]
+        streams.append(decoder.layers[layer](x, batch, None, kv))
     return streams
 
 

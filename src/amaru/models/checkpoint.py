@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from amaru.axes import TensorSpec
 from amaru.config.atomic import atomic_directory, recover_directory
 from amaru.errors import CheckpointError
 from amaru.models.decoder import Decoder, DecoderConfig
-from amaru.models.hf import family_for, family_of, read_json
+from amaru.models.families import family_for, family_of, read_json
 from amaru.models.shards import DTYPES, ShardReader, write_shards
 
 READABLE = ("F64", "F32", "F16", "BF16")  # in the words of safetensors
@@ -52,11 +53,18 @@ class Checkpoint:
         spec = self.config.tensors()[name][0]
         return _at_least_fp32(tensor) if spec.keep_fp32 else tensor
 
+    @property
+    def _head_name(self) -> str:
+        """What a head is called in a file, tied or not."""
+        return next(each.name for each in self._family.stored(replace(self.config, tied=False)) if each.ours == "head.weight")
+
     def _renamed(self) -> dict[str, str]:
         """Their names by ours."""
         theirs: dict[str, str] = {}
+        ours = {stored.name: stored.ours for stored in self._family.stored(self.config)} | {self._head_name: "head.weight"}
         for name in self._shards.names:
-            other = theirs.setdefault(self._family.our_name(name), name)
+            canonical = self._family.canonical(name)
+            other = theirs.setdefault(ours.get(canonical, canonical), name)
             if other != name:
                 raise CheckpointError(f"{self.path} holds one tensor under two names: {other} and {name}.")
         return theirs
@@ -66,7 +74,7 @@ class Checkpoint:
         self._tied_head = self._theirs.pop("head.weight", None) if self.config.tied else None
         missing, extra = sorted(expected - self._theirs.keys()), sorted(self._theirs.keys() - expected)
         if missing:
-            listed = ", ".join(self._family.hf_name(name) for name in missing)
+            listed = ", ".join(stored.name for stored in self._family.stored(self.config) if stored.ours in missing)
             raise CheckpointError(f"{self.path} lacks {len(missing)} of {len(expected)} tensors: {listed}.")
         if extra:
             listed = ", ".join(self._theirs[name] for name in extra)
@@ -132,7 +140,10 @@ def write(
             values |= {f"{name}_token_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "eos", "pad")}
             tokenizer.save(directory)  # type: ignore[attr-defined]
         (directory / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        write_shards(directory, ((family.hf_name(name), tensor) for name, tensor in _with_head(config, tensors)))
+        untied = replace(config, tied=False)  # names the head as well
+        names = {stored.ours: stored.name for stored in family.stored(untied)}
+        both = tensors if family.TIES_HEAD else _with_head(config, tensors)
+        write_shards(directory, ((names[name], tensor) for name, tensor in both))
 
 
 def fingerprint(path: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, cast
 
 import torch
@@ -10,25 +11,26 @@ from torch import Tensor, nn
 
 from amaru.axes import Axes, Axis, TensorSpec
 from amaru.config import Config
-from amaru.nn.attention import Attention
+from amaru.nn.attention import KV, Attention
 from amaru.nn.batch import Batch
 from amaru.nn.layer import LayerConfig, tensor
 from amaru.nn.linear import Linear
 from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
-from amaru.nn.norm import RMSNorm
+from amaru.nn.norm import NORMS, NormKind
 
 AnyLayer = Annotated[Mamba2 | Attention | MLP, Field(discriminator="kind")]
-DecoderState = list[dict[str, Tensor]]
-"""One entry per layer (index i is layer i): its tensors by name, [slots, ...]; empty for a layer without state."""
-
-
 class DecoderConfig(Config):
     """A model as data.
 
         DecoderConfig(vocab=131072, hidden=4096, layers=(Mamba2(...), MLP(...), Attention(...), MLP(...)))
 
     `layers` may differ in every width; pruning gives another tuple of the same type.
+
+    norm, norm_eps  of every residual layer and of the end
+    tied            the head is the embedding
+    meta_tokens     learned vectors in front of every sequence (Hymba); no logits are computed for them
+    max_positions   tokens that sequences had in training; changes nothing here, readers take it as a limit
     """
 
     vocab: int = Field(gt=0)
@@ -36,12 +38,16 @@ class DecoderConfig(Config):
     layers: tuple[AnyLayer, ...]
     norm_eps: float = 1e-5
     tied: bool = False
+    norm: NormKind = "rmsnorm"
+    meta_tokens: int = Field(default=0, ge=0)
+    max_positions: int = Field(default=8192, gt=0)
 
     def axes(self) -> Axes:
         """The axes of the network; each layer adds its own."""
         return {
             "vocab": Axis(name="vocab", size=self.vocab, scope="network"),
             "hidden": Axis(name="hidden", size=self.hidden, scope="network"),
+            **({"meta": Axis(name="meta", size=self.meta_tokens, scope="network", fixed=True)} if self.meta_tokens else {}),
         }
 
     def layer_axes(self, index: int) -> Axes:
@@ -50,12 +56,17 @@ class DecoderConfig(Config):
     def network_tensors(self) -> dict[str, TensorSpec]:
         """Parameters outside the layers."""
         head = {} if self.tied else {"head.weight": tensor("vocab", "hidden")}
-        return {"embedding.weight": tensor("vocab", "hidden"), "norm.weight": tensor("hidden"), **head}
+        meta = {"meta_tokens": tensor("meta", "hidden")} if self.meta_tokens else {}
+        return {"embedding.weight": tensor("vocab", "hidden"), **meta, **self.norm_tensors(), **head}
+
+    def norm_tensors(self) -> dict[str, TensorSpec]:
+        """Parameters of one norm on the residual stream."""
+        return {f"norm.{name}": spec for name, spec in NORMS[self.norm].tensors().items()}
 
     def layer_tensors(self, index: int) -> dict[str, TensorSpec]:
         """Parameters of one layer, by their name inside it: its norm and its mixer."""
         mixer = {f"mixer.{name}": spec for name, spec in self.layers[index].tensors().items()}
-        return {"norm.weight": tensor("hidden"), **mixer}
+        return self.norm_tensors() | mixer
 
     def tensors(self) -> dict[str, tuple[TensorSpec, Axes]]:
         """Every parameter of the model by name, with its layout and the axes that the layout speaks of."""
@@ -66,16 +77,43 @@ class DecoderConfig(Config):
         return named
 
 
+@dataclass(frozen=True, eq=False)
+class DecoderState:
+    """What the model remembers of running sequences: by layer its tensors by name, [slots, ...]; empty for a layer without state.
+
+    `meta` is the same for one sequence that has seen the meta tokens and nothing else: where every sequence begins.
+    """
+
+    layers: list[dict[str, Tensor]]
+    meta: list[dict[str, Tensor]] | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for layers in (self.layers, self.meta or []) for layer in layers for tensor in layer.values())
+
+    def begin(self, slots: Tensor) -> None:
+        """Set these rows to what the meta tokens leave; a cache holds it in its first places."""
+        for layer, meta in zip(self.layers, self.meta or [], strict=True):
+            for name, held in layer.items():
+                start = meta[name][0]
+                if held.shape[1:] == start.shape:
+                    held[slots] = start
+                else:
+                    held[slots, : len(start)] = start
+
+
 class ResidualLayer(nn.Module):
     """x + mixer(norm(x)): every letter of a pattern is one of these."""
 
-    def __init__(self, config: LayerConfig, hidden: int, norm_eps: float) -> None:
+    def __init__(self, config: LayerConfig, model: DecoderConfig) -> None:
         super().__init__()
-        self.norm = RMSNorm(hidden, norm_eps)
-        self.mixer = config.build(hidden, norm_eps)
+        self.norm = NORMS[model.norm](model.hidden, model.norm_eps)
+        self.mixer = config.build(model.hidden, model.norm_eps)
 
-    def forward(self, x: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
-        return x + self.mixer(self.norm(x), batch, state)
+    def forward(self, x: Tensor, batch: Batch, state: dict[str, Tensor] | None, kv: KV | None) -> tuple[Tensor, KV | None]:
+        """Also hands on the keys and values that later layers may share."""
+        u = self.norm(x)
+        return x + self.mixer(u, batch, state), kv
 
 
 class Decoder(nn.Module):
@@ -90,8 +128,9 @@ class Decoder(nn.Module):
         self.config = config
         self.compute_dtype: torch.dtype | None = None
         self.embedding = nn.Embedding(config.vocab, config.hidden, _weight=torch.empty(config.vocab, config.hidden))
-        self.layers = nn.ModuleList(ResidualLayer(layer, config.hidden, config.norm_eps) for layer in config.layers)
-        self.norm = RMSNorm(config.hidden, config.norm_eps)
+        self.register_parameter("meta_tokens", _meta_tokens(config))
+        self.layers = nn.ModuleList(ResidualLayer(layer, config) for layer in config.layers)
+        self.norm = NORMS[config.norm](config.hidden, config.norm_eps)
         self.head = Linear(config.vocab, config.hidden)
         if config.tied:
             self.tie()
@@ -105,13 +144,43 @@ class Decoder(nn.Module):
 
     def hidden_states(self, batch: Batch, state: DecoderState | None = None) -> Tensor:
         """[T, hidden] after the final norm: what the head reads."""
-        x = self.embed(batch.ids)
+        x, batch, real = self.begin(batch, state)
+        x = self._through(x, batch, None if state is None else state.layers)
+        return self.end(x, real)
+
+    def _through(self, x: Tensor, batch: Batch, state: list[dict[str, Tensor]] | None) -> Tensor:
+        kv = None
         for index, layer in enumerate(self.layers):
-            x = layer(x, batch, None if state is None else state[index])
-        return self.norm(x)
+            x, kv = layer(x, batch, None if state is None else state[index], kv)
+        return x
+
+    def begin(self, batch: Batch, state: DecoderState | None = None) -> tuple[Tensor, Batch, Tensor | None]:
+        """The residual stream's beginning, the batch as layers see it, and which of its tokens are real (None: all).
+
+        Meta tokens stand in front of every sequence. With state they were computed once, and a sequence that begins
+        starts from what they left.
+        """
+        count = self.config.meta_tokens
+        if not count:
+            return self.embed(batch.ids), batch, None
+        if state is None:
+            longer, real = batch.prefixed(count)
+            return self._with_meta_tokens(self.embed(batch.ids), longer, real), longer, real
+        assert batch.slots is not None, "a state is addressed by slots"
+        state.begin(batch.slots[batch.fresh])
+        return self.embed(batch.ids), batch.shifted(count), None
+
+    def end(self, x: Tensor, real: Tensor | None) -> Tensor:
+        """The residual stream's end, of real tokens only, after the final norm."""
+        return self.norm(x if real is None else x[real])
+
+    def _with_meta_tokens(self, x: Tensor, longer: Batch, real: Tensor) -> Tensor:
+        places = torch.ones(len(longer.ids), dtype=torch.bool, device=x.device).index_fill(0, real, False).nonzero()[:, 0]
+        meta = self.meta_tokens.to(x.dtype).repeat(len(longer.cu_seqlens) - 1, 1)
+        return x.new_zeros(len(longer.ids), x.shape[-1]).index_copy(0, real, x).index_copy(0, places, meta)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """[T, hidden]: where the residual stream begins, in the dtype of activations."""
+        """[T, hidden] of token ids, in the dtype of activations."""
         x = self.embedding(ids)
         return x if self.compute_dtype is None else x.to(self.compute_dtype)
 
@@ -119,9 +188,26 @@ class Decoder(nn.Module):
         return self.head(hidden).to(torch.promote_types(hidden.dtype, torch.float32))
 
     def new_state(self, slots: int, capacity: int, dtype: torch.dtype | None = None) -> DecoderState:
-        """A zeroed state pool for `slots` sequences of at most `capacity` tokens (SSM states in at least fp32)."""
+        """A state pool for `slots` sequences of at most `capacity` tokens (SSM states in at least fp32).
+
+        The meta tokens are run here, once, with the weights as they are now.
+        """
         dtype = dtype or self.compute_dtype or self.embedding.weight.dtype
+        layers = self._zero_states(slots, capacity + self.config.meta_tokens, dtype)
+        return DecoderState(layers, self._meta_state(dtype) if self.config.meta_tokens else None)
+
+    def _zero_states(self, slots: int, capacity: int, dtype: torch.dtype) -> list[dict[str, Tensor]]:
         return [layer.mixer.new_state(slots, capacity, dtype, self.embedding.weight.device) for layer in self._layers()]
+
+    @torch.no_grad()
+    def _meta_state(self, dtype: torch.dtype) -> list[dict[str, Tensor]]:
+        """What one sequence remembers after the meta tokens alone."""
+        count = self.config.meta_tokens
+        state = self._zero_states(1, count, dtype)
+        x = self.meta_tokens.to(self.compute_dtype or self.embedding.weight.dtype)
+        batch = Batch.of([torch.zeros(count, dtype=torch.int64)], slots=[0]).to(x.device)
+        self._through(x, batch, state)
+        return state
 
     @torch.no_grad()
     def initialise(self, seed: int) -> "Decoder":
@@ -129,10 +215,12 @@ class Decoder(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         std = math.sqrt(0.8 / self.config.hidden)
         self.embedding.weight.normal_(0, std, generator=generator)
+        if self.config.meta_tokens:
+            self.meta_tokens.normal_(0, 1, generator=generator)
         for layer in self._layers():
-            layer.norm.weight.fill_(1)
+            layer.norm.initialise()
             layer.mixer.initialise(generator, std, std / math.sqrt(len(self.layers)))
-        self.norm.weight.fill_(1)
+        self.norm.initialise()
         if not self.config.tied:
             self.head.weight.normal_(0, std, generator=generator)
         return self
@@ -141,6 +229,5 @@ class Decoder(nn.Module):
         return cast(Iterable[ResidualLayer], self.layers)
 
 
-def state_bytes(state: DecoderState) -> int:
-    """Bytes that a state pool holds."""
-    return sum(tensor.nbytes for layer in state for tensor in layer.values())
+def _meta_tokens(config: DecoderConfig) -> nn.Parameter | None:
+    return nn.Parameter(torch.empty(config.meta_tokens, config.hidden)) if config.meta_tokens else None

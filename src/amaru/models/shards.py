@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from amaru.errors import CheckpointError
-from amaru.models.hf import read_json
+from amaru.models.families.fields import read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

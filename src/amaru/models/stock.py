@@ -1,5 +1,6 @@
 """A checkpoint as stock transformers runs it: the other side of a parity certificate. transformers is imported only here."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from amaru.errors import BackendError, CheckpointError
 from amaru.models.decoder import DecoderConfig
-from amaru.models.hf import family_of, read_json
+from amaru.models.families import family_of, read_json
 from amaru.models.trace import Trace, traced
 from amaru.nn.mamba2 import Mamba2
 
@@ -79,7 +80,8 @@ class StockModel:
             self.notes.append(text)
 
     def _named(self, model: Any) -> dict[str, Tensor]:
-        weights = {self._family.our_name(name): tensor for name, tensor in model.state_dict().items()}
+        ours = {stored.name: stored.ours for stored in self._family.stored(replace(self.config, tied=False))}
+        weights = {ours.get(found := self._family.canonical(name), found): tensor for name, tensor in model.state_dict().items()}
         return {name: tensor for name, tensor in weights.items() if not (self.config.tied and name == "head.weight")}
 
 

@@ -1,7 +1,8 @@
-"""Grouped-query attention without position embedding (Nemotron-H: the Mamba layers before it know the order)."""
+"""Grouped-query attention; without position embedding in Nemotron-H, where the Mamba layers before it know the order."""
 
 import math
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -12,20 +13,29 @@ from amaru.errors import ConfigError
 from amaru.nn.batch import Batch
 from amaru.nn.layer import LayerConfig, Mixer, tensor
 from amaru.nn.linear import Linear
+from amaru.nn.rope import Rope
 from amaru.ops.attention import attention
 
 
 class Attention(LayerConfig):
-    """`Attention(query_heads=32, kv_heads=8, channels=128)`: causal, scaled by 1/sqrt(channels), no bias."""
+    """`Attention(query_heads=32, kv_heads=8, channels=128)`: causal, scaled by 1/sqrt(channels).
+
+    rope    rotary position embedding of q and k; None: no position is embedded (Nemotron-H)
+    bias    q, k and v have a bias (Qwen 2.5)
+    """
 
     kind: Literal["attention"] = "attention"
     query_heads: int = Field(gt=0)
     kv_heads: int = Field(gt=0)
     channels: int = Field(gt=0)
+    rope: Rope | None = None
+    bias: bool = False
 
     letter: ClassVar[str] = "*"
 
     def check(self) -> None:
+        if self.rope:
+            self.rope.rotated(self.channels)
         if self.query_heads % self.kv_heads:
             raise ConfigError(f"Attention.query_heads must be a multiple of kv_heads; got {self.query_heads} and {self.kv_heads}.")
 
@@ -33,17 +43,17 @@ class Attention(LayerConfig):
         return {
             "kv_group": Axis(name="kv_group", size=self.kv_heads),
             "query": Axis(name="query", size=self.query_heads // self.kv_heads, parents=("kv_group",)),
-            "qk_channel": Axis(name="qk_channel", size=self.channels, parents=("kv_group",)),
+            # Each rotary pair has a frequency of its own.
+            "qk_channel": Axis(name="qk_channel", size=self.channels, parents=("kv_group",), fixed=self.rope is not None),
             "v_channel": Axis(name="v_channel", size=self.channels, parents=("kv_group",)),
         }
 
     def tensors(self) -> dict[str, TensorSpec]:
-        return {
-            "q_proj.weight": tensor("kv_group query qk_channel", "hidden"),
-            "k_proj.weight": tensor("kv_group qk_channel", "hidden"),
-            "v_proj.weight": tensor("kv_group v_channel", "hidden"),
-            "o_proj.weight": tensor("hidden", "kv_group query v_channel"),
-        }
+        rows = {"q_proj": "kv_group query qk_channel", "k_proj": "kv_group qk_channel", "v_proj": "kv_group v_channel"}
+        named = {f"{name}.weight": tensor(layout, "hidden") for name, layout in rows.items()}
+        if self.bias:
+            named |= {f"{name}.bias": tensor(layout) for name, layout in rows.items()}
+        return named | {"o_proj.weight": tensor("hidden", "kv_group query v_channel")}
 
     def cache_tensors(self) -> dict[str, TensorSpec]:
         return {"keys": tensor("kv_group", "qk_channel"), "values": tensor("kv_group", "v_channel")}
@@ -53,7 +63,8 @@ class Attention(LayerConfig):
             raise ConfigError(
                 f"Attention keeps one width for qk_channel and v_channel; got {sizes['qk_channel']} and {sizes['v_channel']}."
             )
-        return Attention(query_heads=sizes["kv_group"] * sizes["query"], kv_heads=sizes["kv_group"], channels=sizes["v_channel"])
+        heads = {"query_heads": sizes["kv_group"] * sizes["query"], "kv_heads": sizes["kv_group"]}
+        return replace(self, **heads, channels=sizes["v_channel"])  # type: ignore[type-var]
 
     def flops(self, hidden: int, context: int) -> int:
         projections = 4 * hidden * self.channels * (self.query_heads + self.kv_heads)
@@ -63,7 +74,8 @@ class Attention(LayerConfig):
         return AttentionMixer(self, hidden)
 
     def describe(self) -> str:
-        return f"{self.query_heads} query heads, {self.kv_heads} KV heads x {self.channels}"
+        extras = [", RoPE" if self.rope else "", ", bias" if self.bias else ""]
+        return f"{self.query_heads} query heads, {self.kv_heads} KV heads x {self.channels}" + "".join(extras)
 
 
 class AttentionMixer(Mixer):
@@ -73,33 +85,43 @@ class AttentionMixer(Mixer):
         super().__init__()
         self.config = config
         self.scale = 1 / math.sqrt(config.channels)
-        self.q_proj = Linear(config.query_heads * config.channels, hidden)
-        self.k_proj = Linear(config.kv_heads * config.channels, hidden)
-        self.v_proj = Linear(config.kv_heads * config.channels, hidden)
+        self.q_proj = Linear(config.query_heads * config.channels, hidden, bias=config.bias)
+        self.k_proj = Linear(config.kv_heads * config.channels, hidden, bias=config.bias)
+        self.v_proj = Linear(config.kv_heads * config.channels, hidden, bias=config.bias)
         self.o_proj = Linear(hidden, config.query_heads * config.channels)
 
     def forward(self, x: Tensor, batch: Batch, state: dict[str, Tensor] | None = None) -> Tensor:
         q, k, v = (proj(x).unflatten(-1, (-1, self.config.channels)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        keys, values = self._seen(k, v, batch, state)
-        y = attention(q, keys, values, cu_seqlens=batch.cu_seqlens, scale=self.scale)
+        if self.config.rope:
+            q, k = (self.config.rope(heads, batch.positions) for heads in (q, k))
+        kv = seen(k, v, batch, state)
+        y = attention(q, kv.keys, kv.values, cu_seqlens=batch.cu_seqlens, scale=self.scale)
         return self.o_proj(y.flatten(-2))
-
-    def _seen(self, k: Tensor, v: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values that each sequence sees: those of this batch, behind the cached ones when there is state."""
-        lengths = batch.lengths
-        if state is None or batch.slots is None:
-            return list(k.split(lengths.tolist())), list(v.split(lengths.tolist()))
-        token_slots = batch.slots.repeat_interleave(lengths)
-        state["keys"][token_slots, batch.positions] = k.to(state["keys"].dtype)
-        state["values"][token_slots, batch.positions] = v.to(state["values"].dtype)
-        ends = (batch.positions[batch.cu_seqlens[1:] - 1] + 1).tolist()
-        return tuple(  # type: ignore[return-value]
-            [state[name][slot, :end].to(k.dtype) for slot, end in zip(batch.slots.tolist(), ends, strict=True)]
-            for name in ("keys", "values")
-        )
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, std: float, residual_std: float) -> None:
         for proj in (self.q_proj, self.k_proj, self.v_proj):
             proj.weight.normal_(0, std, generator=generator)
+            if proj.bias is not None:
+                proj.bias.fill_(0)
         self.o_proj.weight.normal_(0, residual_std, generator=generator)
+
+
+class KV(NamedTuple):
+    """By sequence: keys [n, kv_heads, channels] (rotated, where there is a rotary embedding) and values, the newest last."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+def seen(k: Tensor, v: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> KV:
+    """Keys and values that each sequence sees: those of this batch, behind the cached ones when there is state."""
+    lengths = batch.lengths
+    if state is None or batch.slots is None:
+        return KV(list(k.split(lengths.tolist())), list(v.split(lengths.tolist())))
+    token_slots = batch.slots.repeat_interleave(lengths)
+    state["keys"][token_slots, batch.positions] = k.to(state["keys"].dtype)
+    state["values"][token_slots, batch.positions] = v.to(state["values"].dtype)
+    ends = list(zip(batch.slots.tolist(), (batch.positions[batch.cu_seqlens[1:] - 1] + 1).tolist(), strict=True))
+    keys, values = ([state[name][slot, :end].to(k.dtype) for slot, end in ends] for name in ("keys", "values"))
+    return KV(keys, values)

@@ -1,7 +1,7 @@
 """The token-major batch: tokens of all sequences one after the other, with their boundaries."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,9 +36,29 @@ class Batch:
             slots=None if slots is None else torch.tensor(slots),
         )
 
+    @classmethod
+    def padded(cls, ids: Tensor, mask: Tensor, *, starts: Sequence[int] | None = None, slots: Sequence[int] | None = None) -> "Batch":
+        """The real tokens of a padded batch: ids and mask [B, L], mask 1 (or True) where a token is real, on either side."""
+        return cls.of([row[real.bool()] for row, real in zip(ids, mask, strict=True)], starts=starts, slots=slots)
+
     def to(self, device: torch.device) -> "Batch":
         slots = None if self.slots is None else self.slots.to(device)
         return Batch(self.ids.to(device), self.positions.to(device), self.cu_seqlens.to(device), slots)
+
+    def shifted(self, count: int) -> "Batch":
+        """The same tokens, each `count` places later in its sequence."""
+        return replace(self, positions=self.positions + count)
+
+    def prefixed(self, count: int) -> tuple["Batch", Tensor]:
+        """`count` more tokens in front of each sequence (their ids are 0), and where the tokens of this batch are then: [T]."""
+        sequences = len(self.cu_seqlens) - 1
+        more = torch.arange(sequences + 1, device=self.ids.device) * count
+        cu_seqlens = self.cu_seqlens + more
+        real = torch.arange(len(self.ids), device=self.ids.device) + more[1:].repeat_interleave(self.lengths)
+        ids = self.ids.new_zeros(len(self.ids) + sequences * count).index_copy(0, real, self.ids)
+        positions = torch.arange(len(ids), device=ids.device) - cu_seqlens[:-1].repeat_interleave(cu_seqlens.diff())
+        positions = positions.index_copy(0, real, self.positions + count)
+        return Batch(ids, positions, cu_seqlens, self.slots), real
 
     @property
     def lengths(self) -> Tensor:

@@ -49,6 +49,10 @@ class LayerConfig(Config):
         """State of one token of one sequence (KV)."""
         return {}
 
+    def cached(self, context: int) -> int:
+        """How many tokens' cache a sequence of `context` tokens keeps: all of them, unless the layer sees a window."""
+        return context
+
     @abstractmethod
     def resized(self, sizes: dict[str, int]) -> "LayerConfig":
         """This layer with other axis sizes: what a cut leaves."""

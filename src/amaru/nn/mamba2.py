@@ -157,9 +157,9 @@ class Mamba2Mixer(Mixer):
 
     def _conv(self, xBC: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
-        initial = self._initial("conv", batch, state)
+        initial = carried("conv", batch, state)
         xBC, final = causal_conv1d(xBC, weight, bias, cu_seqlens=batch.cu_seqlens, initial_states=initial, return_states=state is not None)
-        self._keep("conv", final, batch, state)
+        keep("conv", final, batch, state)
         width = self.config.groups * self.config.state
         x, B, C = xBC.split([self.config.inner, width, width], dim=-1)
         return (
@@ -177,22 +177,12 @@ class Mamba2Mixer(Mixer):
             C,
             self.D,
             cu_seqlens=batch.cu_seqlens,
-            initial_states=self._initial("ssm", batch, state),
+            initial_states=carried("ssm", batch, state),
             return_states=state is not None,
             chunk_size=self.config.chunk_size,
         )
-        self._keep("ssm", final, batch, state)
+        keep("ssm", final, batch, state)
         return y.flatten(-2)
-
-    def _initial(self, name: str, batch: Batch, state: dict[str, Tensor] | None) -> Tensor | None:
-        if state is None:
-            return None
-        held = state[name][batch.slots]
-        return held.masked_fill(batch.fresh.view(-1, *[1] * (held.ndim - 1)), 0)
-
-    def _keep(self, name: str, final: Tensor | None, batch: Batch, state: dict[str, Tensor] | None) -> None:
-        if state is not None and final is not None:
-            state[name][batch.slots] = final.to(state[name].dtype)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, std: float, residual_std: float) -> None:
@@ -207,3 +197,17 @@ class Mamba2Mixer(Mixer):
         self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
         self.D.fill_(1)
         self.norm.weight.fill_(1)
+
+
+def carried(name: str, batch: Batch, state: dict[str, Tensor] | None) -> Tensor | None:
+    """[S, ...] what each sequence of the batch left in this state; zero for one that begins here."""
+    if state is None:
+        return None
+    held = state[name][batch.slots]
+    return held.masked_fill(batch.fresh.view(-1, *[1] * (held.ndim - 1)), 0)
+
+
+def keep(name: str, final: Tensor | None, batch: Batch, state: dict[str, Tensor] | None) -> None:
+    """Put each sequence's new state where `carried` will find it."""
+    if state is not None and final is not None:
+        state[name][batch.slots] = final.to(state[name].dtype)

@@ -1,5 +1,6 @@
-"""Squared-ReLU MLP without a gate: down(relu(up(x))^2)."""
+"""The feed-forward layer: squared ReLU without a gate (Nemotron), or SiLU with one (Llama, Qwen, Hymba)."""
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -12,12 +13,23 @@ from amaru.nn.batch import Batch
 from amaru.nn.layer import LayerConfig, Mixer, Probe, tensor
 from amaru.nn.linear import Linear
 
+Activation = Literal["relu2", "silu"]
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    return F.relu(x).square() if activation == "relu2" else F.silu(x)
+
 
 class MLP(LayerConfig):
-    """`MLP(ffn=21504)`: the feed-forward layer of Nemotron-H and Nemotron-4."""
+    """`MLP(ffn=21504)`: down(relu(up x)^2), as in Nemotron-H and Nemotron-4.
+
+    `MLP(ffn=14336, gated=True, activation="silu")`: down(silu(gate x) * up x), as in Llama, Qwen and Hymba.
+    """
 
     kind: Literal["mlp"] = "mlp"
     ffn: int = Field(gt=0)
+    gated: bool = False
+    activation: Activation = "relu2"
 
     letter: ClassVar[str] = "-"
     probes: ClassVar[dict[str, Probe]] = {"ffn": Probe("up_proj")}
@@ -26,32 +38,41 @@ class MLP(LayerConfig):
         return {"ffn": Axis(name="ffn", size=self.ffn)}
 
     def tensors(self) -> dict[str, TensorSpec]:
-        return {"up_proj.weight": tensor("ffn", "hidden"), "down_proj.weight": tensor("hidden", "ffn")}
+        gate = {"gate_proj.weight": tensor("ffn", "hidden")} if self.gated else {}
+        return gate | {"up_proj.weight": tensor("ffn", "hidden"), "down_proj.weight": tensor("hidden", "ffn")}
 
     def resized(self, sizes: dict[str, int]) -> "MLP":
-        return MLP(ffn=sizes["ffn"])
+        return replace(self, ffn=sizes["ffn"])  # type: ignore[type-var]
 
     def flops(self, hidden: int, context: int) -> int:
-        return 4 * hidden * self.ffn
+        return (6 if self.gated else 4) * hidden * self.ffn
 
     def build(self, hidden: int, norm_eps: float) -> "MLPMixer":
         return MLPMixer(self, hidden)
 
     def describe(self) -> str:
-        return f"ffn {self.ffn}"
+        return f"ffn {self.ffn}" + (f", gated {self.activation}" if self.gated else "")
 
 
 class MLPMixer(Mixer):
+    config: MLP
+
     def __init__(self, config: MLP, hidden: int) -> None:
         super().__init__()
         self.config = config
+        if config.gated:
+            self.gate_proj = Linear(config.ffn, hidden)
         self.up_proj = Linear(config.ffn, hidden)
         self.down_proj = Linear(hidden, config.ffn)
 
     def forward(self, x: Tensor, batch: Batch, state: dict[str, Tensor] | None = None) -> Tensor:
-        return self.down_proj(F.relu(self.up_proj(x)).square())
+        up = self.up_proj(x)
+        if self.config.gated:
+            return self.down_proj(activate(self.gate_proj(x), self.config.activation) * up)
+        return self.down_proj(activate(up, self.config.activation))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, std: float, residual_std: float) -> None:
-        self.up_proj.weight.normal_(0, std, generator=generator)
+        for proj in [self.gate_proj, self.up_proj] if self.config.gated else [self.up_proj]:
+            proj.weight.normal_(0, std, generator=generator)
         self.down_proj.weight.normal_(0, residual_std, generator=generator)

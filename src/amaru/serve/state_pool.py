@@ -2,7 +2,7 @@
 
 import torch
 
-from amaru.models.decoder import Decoder, state_bytes
+from amaru.models.decoder import Decoder
 
 
 class StatePool:
@@ -22,7 +22,7 @@ class StatePool:
     @property
     def bytes(self) -> int:
         """What the pool's tensors hold."""
-        return state_bytes(self.state)
+        return self.state.bytes
 
     def take(self) -> int:
         return self._free.pop()
