@@ -1,12 +1,13 @@
 """One description of every tensor: what each of its dimensions is made of, and what follows from that.
 
-Lives here: axes, dimension expressions, selections, and the rows that survive them. Not here: tensors
-themselves (they are sliced in `compress.surgery`). Imports numpy and nothing of amaru but errors.
+Lives here: axes, dimension expressions, selections, the rows that survive them, and the order that rows have in another
+format. Not here: tensors themselves (they are sliced in `compress.surgery`). Imports numpy and nothing of amaru but errors.
 """
 
 from amaru.axes.axis import Axes, Axis
 from amaru.axes.expression import Expression, parse, part, size
 from amaru.axes.layout import Layout, TensorSpec
+from amaru.axes.repack import part_rows, repack
 from amaru.axes.selection import Selection, Selections, keep, shard
 from amaru.axes.surviving import surviving_rows
 
@@ -21,6 +22,8 @@ __all__ = [
     "keep",
     "parse",
     "part",
+    "part_rows",
+    "repack",
     "shard",
     "size",
     "surviving_rows",
