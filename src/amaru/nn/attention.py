@@ -32,6 +32,7 @@ class Attention(LayerConfig):
     bias: bool = False
 
     letter: ClassVar[str] = "*"
+    sharded: ClassVar[str] = "kv_group"
 
     def check(self) -> None:
         if self.rope:

@@ -27,10 +27,12 @@ class LayerConfig(Config):
     """Base of `Mamba2`, `Attention`, `MLP`: widths of one layer, and what its tensors are made of.
 
     kind      the name in config files; letter: the symbol in a pattern string
+    sharded   the axis that tensor parallelism divides among devices; tensors without it are on all of them
     probes    for each axis that compression may narrow, where its importance is read
     """
 
     letter: ClassVar[str]
+    sharded: ClassVar[str]
     probes: ClassVar[dict[str, Probe]] = {}
 
     @abstractmethod
@@ -51,6 +53,10 @@ class LayerConfig(Config):
 
     def cached(self, context: int) -> int:
         """How many tokens' cache a sequence of `context` tokens keeps: all of them, unless the layer sees a window."""
+        return context
+
+    def visible(self, context: int) -> int:
+        """How many tokens the last of `context` tokens attends to: a limit, where there is a window, and all below it."""
         return context
 
     @abstractmethod

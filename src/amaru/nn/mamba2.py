@@ -41,6 +41,7 @@ class Mamba2(LayerConfig):
     chunk_size: int = Field(default=128, gt=0)
 
     letter: ClassVar[str] = "M"
+    sharded: ClassVar[str] = "group"
     probes: ClassVar[dict[str, Probe]] = {
         "channel": Probe("in_proj", part="x"),
         "head": Probe("in_proj", part="x", per=("group",)),

@@ -32,6 +32,7 @@ class MLP(LayerConfig):
     activation: Activation = "relu2"
 
     letter: ClassVar[str] = "-"
+    sharded: ClassVar[str] = "ffn"
     probes: ClassVar[dict[str, Probe]] = {"ffn": Probe("up_proj")}
 
     def axes(self) -> Axes:
