@@ -16,6 +16,7 @@ from amaru.errors import AmaruError, CheckpointError
 from amaru.models import Decoder
 from amaru.models.checkpoint import Checkpoint, fingerprint, load, save, write
 from amaru.models.shards import INDEX, SINGLE, write_shards
+from amaru.models.tensor_file import Entry
 from amaru.nn import MLP
 
 
@@ -62,7 +63,7 @@ def test_round_trip_in_bf16_keeps_the_fp32_parameters(decoder: Decoder, tmp_path
 def test_several_shards_are_indexed_and_read_back(decoder: Decoder, saved: Path) -> None:
     weights = load_file(saved / SINGLE)
     (saved / SINGLE).unlink()
-    write_shards(saved, weights.items(), shard_bytes=5000)
+    write_shards(saved, [Entry.of(name, weight) for name, weight in weights.items()], weights.values(), shard_bytes=5000)
     shards = sorted(saved.glob("*.safetensors"))
     index = json.loads((saved / INDEX).read_text())
     assert len(shards) > 3 and {shard.name for shard in shards} == set(index["weight_map"].values())
@@ -168,7 +169,7 @@ def test_a_config_of_another_model_is_refused_before_anything_is_allocated(name:
 def in_shards(saved: Path) -> dict[str, Any]:
     weights = load_file(saved / SINGLE)
     (saved / SINGLE).unlink()
-    write_shards(saved, weights.items(), shard_bytes=5000)
+    write_shards(saved, [Entry.of(name, weight) for name, weight in weights.items()], weights.values(), shard_bytes=5000)
     return json.loads((saved / INDEX).read_text())
 
 
@@ -266,13 +267,14 @@ def test_layers_of_different_widths_are_written_in_our_own_config(decoder: Decod
 
 
 def test_what_was_there_survives_a_save_that_fails(decoder: Decoder, saved: Path) -> None:
-    def tensors() -> Any:
-        yield "embedding.weight", decoder.embedding.weight
-        raise OSError(28, "No space left on device")
+    def read(name: str) -> torch.Tensor:
+        if name != "embedding.weight":
+            raise OSError(28, "No space left on device")
+        return decoder.embedding.weight
 
     before = fingerprint(saved)
     with pytest.raises(AmaruError, match="disk is full"):
-        write(saved, decoder.config, tensors(), torch.float32)
+        write(saved, decoder.config, read, torch.float32)
     assert fingerprint(saved) == before
     assert_same_weights(load(saved), decoder)
     assert [path.name for path in saved.parent.iterdir()] == ["model"]

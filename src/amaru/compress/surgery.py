@@ -83,7 +83,7 @@ def cut_decoder(decoder: Decoder, cut: Cut) -> Decoder:
 
 
 def cut_checkpoint(path: str | Path, cut: Cut, out: str | Path, tokenizer: object | None = None) -> DecoderConfig:
-    """`cut_checkpoint("parent", cut, "student", tokenizer)`: from disk to disk, holding one shard at most.
+    """`cut_checkpoint("parent", cut, "student", tokenizer)`: from disk to disk, holding one tensor at a time.
 
     The student is opened again at the end, which checks every name and shape against its own config.json.
     Raises `CheckpointError` when the parent cannot be read or the format cannot say the student's shape.
@@ -93,8 +93,7 @@ def cut_checkpoint(path: str | Path, cut: Cut, out: str | Path, tokenizer: objec
     parent = Checkpoint(path)
     config = cut_config(parent.config, cut)
     read = cut_reader(parent.config, cut, parent.read)
-    dtype = parent.read("embedding.weight").dtype
-    write(out, config, ((name, read(name)) for name in config.tensors()), dtype, tokenizer)
+    write(out, config, read, lambda name: parent.dtype(_origin(name, cut)[0]), tokenizer)
     written = Checkpoint(out).config
     assert written == config, f"{out} reads as {written}, not {config}"
     return config

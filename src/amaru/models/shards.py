@@ -1,132 +1,101 @@
-"""Tensors on disk, one at a time: a directory of safetensors files, read lazily and written whole or not at all."""
+"""The safetensors files of one checkpoint directory: which tensor is in which, and how they are cut into shards."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from amaru.errors import CheckpointError
 from amaru.models.families.fields import read_json
+from amaru.models.tensor_file import Entry, TensorFile, shown, write_tensors
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-LARGEST_HEADER = 100_000_000  # bytes; safetensors itself reads no more
+SHARD_BYTES = 5_000_000_000  # as transformers cuts them
 
 
 class ShardReader:
-    """`ShardReader(directory)`: names and shapes at once, tensors one by one.
+    """`ShardReader(directory)`: every tensor's dtype and shape at once, its values when they are asked for.
 
-    Raises `CheckpointError` naming the file for a missing or truncated shard, a shard outside the directory, or an
-    index that names a tensor its shard does not hold.
+    Raises `CheckpointError` naming the file for a shard that is missing, damaged or outside the directory, and for an
+    index that does not say what the shards hold.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._files = {file: self._open(file) for file in self._shard_names()}
-        self._where: dict[str, str] = {}
-        for file, handle in self._files.items():
-            for name in handle.keys():  # noqa: SIM118  (an open file is no dict)
-                if name in self._where:
-                    raise CheckpointError(f"Tensor {name} is in both {self._where[name]} and {file} of {directory}.")
-                self._where[name] = file
-        self._check_index()
-
-    @property
-    def names(self) -> list[str]:
-        return sorted(self._where)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._files[self._where[name]].get_slice(name).get_shape())
-
-    def dtype(self, name: str) -> str:
-        """As safetensors writes it: "BF16", "I64"."""
-        return self._files[self._where[name]].get_slice(name).get_dtype()
+        indexed = None if (directory / SINGLE).exists() else _indexed(directory)
+        self.entries: dict[str, Entry] = {}
+        self._files: dict[str, TensorFile] = {}
+        for file in sorted(set(indexed.values())) if indexed is not None else [SINGLE]:
+            self._add(TensorFile(directory / file))
+        if indexed is not None:
+            self._check_index(indexed)
 
     def read(self, name: str) -> Tensor:
-        return self._files[self._where[name]].get_tensor(name)
+        return self._files[name].read(name)
 
-    def _shard_names(self) -> list[str]:
-        if (self.directory / SINGLE).exists():
-            return [SINGLE]
-        if not (self.directory / INDEX).exists():
-            raise CheckpointError(f"There is neither {SINGLE} nor {INDEX} in {self.directory}.")
-        files = read_json(self.directory / INDEX).get("weight_map")
-        if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
-            raise CheckpointError(f"{self.directory / INDEX} has no weight_map from tensor names to files.")
-        for file in set(files.values()):
-            if Path(file).name != file or not file.endswith(".safetensors"):
-                raise CheckpointError(f"{INDEX} names the shard {file!r}; a shard is a *.safetensors file in the same directory.")
-        self._indexed = files
-        return sorted(set(files.values()))
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Some of a tensor's first dimension, nothing else being read."""
+        return self._files[name].rows(name, start, stop)
 
-    def _open(self, file: str) -> safe_open:
-        try:
-            return safe_open(str(self.directory / file), framework="pt")
-        except FileNotFoundError:
-            raise CheckpointError(f"{self.directory} lacks the shard {file} that {INDEX} names.") from None
-        except (SafetensorError, OSError) as error:
-            cut = first_cut(self.directory / file)
-            reason = f"the bytes of tensor {cut!r} lie past its end" if cut else str(error)
-            raise CheckpointError(f"{self.directory / file} is cut short or damaged: {reason}.") from None
+    def _add(self, file: TensorFile) -> None:
+        for name in file.entries:
+            if name in self._files:
+                both = f"{self._files[name].path.name} and {file.path.name}"
+                raise CheckpointError(f"Tensor {shown(name)} is in both {both} of {self.directory}.")
+            self._files[name] = file
+        self.entries |= file.entries
 
-    def _check_index(self) -> None:
-        for name, file in getattr(self, "_indexed", {}).items():
-            if self._where.get(name) != file:
-                raise CheckpointError(f"{INDEX} says that {file} holds {name}, but it does not.")
+    def _check_index(self, indexed: dict[str, str]) -> None:
+        for name, file in indexed.items():
+            if name not in self._files or self._files[name].path.name != file:
+                raise CheckpointError(f"{self.directory / INDEX} says that {file} holds {shown(name)}, but it does not.")
+        for name, file in self._files.items():
+            if name not in indexed:
+                raise CheckpointError(f"{file.path} holds {shown(name)}, which {INDEX} does not name.")
 
 
-def first_cut(path: Path) -> str | None:
-    """The first tensor of a safetensors file whose bytes lie past the end; None when all are there or the header tells nothing.
+def _indexed(directory: Path) -> dict[str, str]:
+    """Which shard holds which tensor, as the index says."""
+    if not (directory / INDEX).exists():
+        raise CheckpointError(f"There is neither {SINGLE} nor {INDEX} in {directory}.")
+    files = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
+        raise CheckpointError(f"{directory / INDEX} has no weight_map from tensor names to files.")
+    for file in sorted(set(files.values())):
+        if Path(file).name != file or not file.endswith(".safetensors") or "\0" in file:
+            raise CheckpointError(f"{INDEX} names the shard {shown(file)}; a shard is a *.safetensors file in the same directory.")
+        if not (directory / file).is_file():
+            raise CheckpointError(f"{directory} lacks the shard {shown(file)} that {INDEX} names.")
+    return files
 
-    The format: the header's length in 8 bytes, the header as JSON, then the bytes of all tensors, which its data_offsets count from 0.
+
+def write_shards(directory: Path, plan: Sequence[Entry], tensors: Iterable[Tensor], shard_bytes: int = SHARD_BYTES) -> None:
+    """Write the tensors of `plan`, in its order, as they come; one is held at a time.
+
+    A shard is at most `shard_bytes` large, or one tensor; an index is written when there are several.
     """
-    try:
-        with open(path, "rb") as file:
-            length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
-            header = json.loads(file.read(length)) if length <= LARGEST_HEADER else {}
-        ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
-        cut = [(end, name) for name, end in ends.items() if 8 + length + end > size]
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return None
-    return min(cut)[1] if cut else None
-
-
-def write_shards(directory: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int = 4 * 2**30) -> None:
-    """Write tensors as they come, never holding more than one shard; an index is written when there are several."""
-    files: dict[str, str] = {}
-    total = 0
-    shards = list(_write_each(directory, _grouped(tensors, shard_bytes)))
-    for number, (path, names, size) in enumerate(shards, 1):
-        file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        path.rename(directory / file)
-        files |= dict.fromkeys(names, file)
-        total += size
+    shards = list(_grouped(plan, shard_bytes))
+    last = len(shards)
+    names = [f"model-{number:05d}-of-{last:05d}.safetensors" if last > 1 else SINGLE for number in range(1, last + 1)]
+    coming = iter(tensors)
+    for file, shard in zip(names, shards, strict=True):
+        write_tensors(directory / file, shard, (next(coming) for _ in shard))
+    assert next(coming, None) is None, "more tensors came than were planned"
     if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
+        where = {entry.name: file for file, shard in zip(names, shards, strict=True) for entry in shard}
+        index = {"metadata": {"total_size": sum(entry.nbytes for entry in plan)}, "weight_map": dict(sorted(where.items()))}
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _grouped(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
-    shard: dict[str, Tensor] = {}
+def _grouped(plan: Sequence[Entry], shard_bytes: int) -> Iterator[list[Entry]]:
+    shard: list[Entry] = []
     size = 0
-    for name, tensor in tensors:
-        if shard and size + tensor.nbytes > shard_bytes:
+    for entry in plan:
+        if shard and size + entry.nbytes > shard_bytes:
             yield shard
-            shard, size = {}, 0
-        shard[name] = tensor.detach().to("cpu").contiguous()
-        size += tensor.nbytes
+            shard, size = [], 0
+        shard.append(entry)
+        size += entry.nbytes
     yield shard
-
-
-def _write_each(directory: Path, shards: Iterable[dict[str, Tensor]]) -> Iterator[tuple[Path, list[str], int]]:
-    for number, shard in enumerate(shards):
-        path = directory / f"writing-{number:05d}.safetensors"
-        save_file(shard, str(path), metadata={"format": "pt"})
-        yield path, list(shard), sum(tensor.nbytes for tensor in shard.values())
-
-
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}

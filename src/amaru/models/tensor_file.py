@@ -119,16 +119,21 @@ def write_tensors(path: Path, plan: Sequence[Entry], tensors: Iterable[Tensor]) 
         start += entry.nbytes
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    coming = iter(tensors)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for entry, tensor in zip(plan, tensors, strict=True):
-            assert Entry.of(entry.name, tensor) == entry, f"{entry} was promised, but {tensor.dtype} {tuple(tensor.shape)} came"
+        for entry in plan:
             file.seek(8 + len(text) + header[entry.name]["data_offsets"][0])
-            file.write(_bytes(tensor.detach().to("cpu").contiguous()))
+            file.write(_promised(entry, next(coming)))  # no name is left holding it while the next is made
 
 
 class _Damaged(Exception):
     """Why a header is not believed; caught in this file."""
+
+
+def _promised(entry: Entry, tensor: Tensor) -> memoryview:
+    assert Entry.of(entry.name, tensor) == entry, f"{entry} was promised, but {tensor.dtype} {tuple(tensor.shape)} came"
+    return _bytes(tensor.detach().to("cpu").contiguous())
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -139,7 +144,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise _Damaged(f"its header has two entries {_short(name)}")
+            raise _Damaged(f"its header has two entries {shown(name)}")
         found[name] = value
     return found
 
@@ -147,15 +152,15 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _span(name: str, said: Any) -> tuple[Entry, int, int]:
     """One entry with the range of bytes that it claims."""
     if not isinstance(said, dict) or said.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _Damaged(f"its entry {_short(name)} has not just dtype, shape and data_offsets")
+        raise _Damaged(f"its entry {shown(name)} has not just dtype, shape and data_offsets")
     dtype, shape, offsets = said["dtype"], said["shape"], said["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise _Damaged(f"tensor {_short(name)} is of dtype {_short(dtype)}, which safetensors does not have")
+        raise _Damaged(f"tensor {shown(name)} is of dtype {shown(dtype)}, which safetensors does not have")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2 or len(shape) > 16:
-        raise _Damaged(f"tensor {_short(name)} has the shape {_short(shape)} and offsets {_short(offsets)}")
+        raise _Damaged(f"tensor {shown(name)} has the shape {shown(shape)} and offsets {shown(offsets)}")
     entry = Entry(name, dtype, tuple(shape))
     if entry.nbytes != offsets[1] - offsets[0]:
-        raise _Damaged(f"tensor {_short(name)} of {dtype} {_short(shape)} claims the bytes {offsets[0]} to {offsets[1]}")
+        raise _Damaged(f"tensor {shown(name)} of {dtype} {shown(shape)} claims the bytes {offsets[0]} to {offsets[1]}")
     return entry, offsets[0], offsets[1]
 
 
@@ -168,15 +173,22 @@ def _check_spans(spans: dict[str, tuple[Entry, int, int]], room: int) -> None:
     reached = 0
     for name, (_, start, stop) in sorted(spans.items(), key=lambda item: item[1][1:]):
         if start != reached:
-            raise _Damaged(f"tensor {_short(name)} begins at byte {start}, where {reached} is expected")
+            raise _Damaged(f"tensor {shown(name)} begins at byte {start}, where {reached} is expected")
         if stop > room:
-            raise _Damaged(f"the bytes of tensor {_short(name)} lie past its end")
+            raise _Damaged(f"the bytes of tensor {shown(name)} lie past its end")
         reached = stop
     if reached != room:
         raise _Damaged(f"{room - reached} bytes lie behind its last tensor")
 
 
-def _short(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value of a stranger's file, escaped and cut, so that it fits a sentence."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of a stranger's file, each escaped and cut; behind the first hundred only their number."""
+    names = list(names)
+    more = f", and {len(names) - 100} more" if len(names) > 100 else ""
+    return ", ".join(name[:200] if name.isprintable() else shown(name) for name in names[:100]) + more
