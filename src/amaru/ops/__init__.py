@@ -1,9 +1,9 @@
-"""The numerical core: five ops, each one public function with a readable reference and faster backends.
+"""The numerical core: six ops, each one public function with a readable reference and faster backends.
 
 Here live functions of tensors; parameters and state pools do not. Imports torch and `amaru.errors`, nothing above.
 """
 
-from amaru.ops import attention, causal_conv1d, gated_rmsnorm, head_loss, ssd
+from amaru.ops import attention, causal_conv1d, gated_rmsnorm, head_loss, selective_scan, ssd
 from amaru.ops.backends import explain
 
-__all__ = ["attention", "causal_conv1d", "explain", "gated_rmsnorm", "head_loss", "ssd"]
+__all__ = ["attention", "causal_conv1d", "explain", "gated_rmsnorm", "head_loss", "selective_scan", "ssd"]
