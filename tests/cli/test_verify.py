@@ -39,4 +39,4 @@ def test_a_difference_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_a_checkpoint_that_is_not_there_is_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
-    assert "no checkpoint directory" in capsys.readouterr().err
+    assert "no checkpoint" in capsys.readouterr().err

@@ -13,20 +13,22 @@ from amaru.report.numbers import percent
 
 
 def command(
-    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint directory, or transformers:PATH for stock transformers on PATH.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint of any format, or transformers:PATH for stock transformers on PATH.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other one, written likewise.")],
     seed: Annotated[int, typer.Option(help="Draws the token ids that both are run on.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where the certificate goes; A/certificate.json when left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the certificate goes; left out: A/certificate.json, or A.certificate.json beside a file.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Compare two checkpoints: tensors by name, then hidden states after every layer and logits on seeded inputs, in fp32 and in
     the stored dtype. Exit 1 when they differ."""
     from amaru.config import to_dict
+    from amaru.models.certificate import beside
     from amaru.models.stock import PREFIX
     from amaru.models.verify import verify
 
-    certificate = verify(a, b, seed=seed)
-    path = out or Path(a.removeprefix(PREFIX)) / "certificate.json"
+    with LiveLine() as live:
+        certificate = verify(a, b, seed=seed, report=live.update)
+    path = out or beside(Path(a.removeprefix(PREFIX)))
     certificate.save(path)
     emit({**to_dict(certificate), "saved": path}, json=json, people=show)
     LiveLine().note(f"saved {path}")

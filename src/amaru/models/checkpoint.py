@@ -43,7 +43,7 @@ class Checkpoint:
         self._shards = ShardReader(self.path)
         found = self._found()
         self._files = self._held(found)
-        self._tied_head = found.pop(_head_name(self._family, self.config), None) if self.config.tied else None
+        self._tied_head = found.pop(head_name(self._family, self.config), None) if self.config.tied else None
         if found:
             raise CheckpointError(
                 f"{self.path} has {len(found)} tensors that its config.json does not know: {listed(sorted(found.values()))}."
@@ -238,6 +238,6 @@ def _shape(ours: tuple[int, ...], stored: Stored) -> tuple[int, ...]:
     return ours if stored.index is None else ours[1:]
 
 
-def _head_name(family: ModuleType, config: DecoderConfig) -> str:
+def head_name(family: ModuleType, config: DecoderConfig) -> str:
     """What a head is called in a file, tied or not."""
     return next(stored.name for stored in family.stored(replace(config, tied=False)) if stored.ours == "head.weight")

@@ -29,7 +29,9 @@ class Source(Protocol):
 
 
 def shapes(source: Source) -> dict[str, tuple[int, ...]]:
-    return {name: spec.layout.shape(axes) for name, (spec, axes) in source.config.tensors().items()}
+    """By name; of what the config does not know, which a stock model may have, that of the tensor itself."""
+    known = source.config.tensors()
+    return {name: known[name][0].layout.shape(known[name][1]) if name in known else tuple(source.read(name).shape) for name in source.names}
 
 
 def pieces(source: Source, name: str, shape: tuple[int, ...]) -> Iterator[Tensor]:

@@ -1,6 +1,6 @@
 """A checkpoint as stock transformers runs it: the other side of a parity certificate. transformers is imported only here."""
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from amaru.errors import BackendError, CheckpointError
+from amaru.models.checkpoint import head_name
 from amaru.models.decoder import DecoderConfig
 from amaru.models.families import family_of, read_json
 from amaru.models.trace import Trace, traced
@@ -29,6 +30,7 @@ class StockModel:
         self.config: DecoderConfig = self._family.read_config(values)
         self.notes: list[str] = []
         self._transformers = _transformers()
+        self._check_type(values["model_type"])
         self._weights = self._named(self._load(torch.float32))
 
     @property
@@ -39,12 +41,24 @@ class StockModel:
     def names(self) -> list[str]:
         return list(self._weights)
 
+    def dtype(self, name: str) -> torch.dtype:
+        return self._weights[name].dtype
+
     def read(self, name: str) -> Tensor:
         return self._weights[name]
 
-    def run(self, sequences: list[Tensor], dtype: torch.dtype) -> Trace:
-        model = self._load(dtype)
-        return traced(model.base_model.layers, [lambda ids=ids: model(ids[None], use_cache=False).logits[0] for ids in sequences])
+    def run(self, sequences: list[Tensor], dtype: torch.dtype, report: Callable[[str], None]) -> Trace:
+        """What comes out of each of its layers, under the number of the last of ours that it is made of."""
+        report(f"{self.title} in {str(dtype).removeprefix('torch.')}")
+        model, step = self._load(dtype), self._family.LAYERS_PER_BLOCK
+        layers = {step * block + step - 1: layer for block, layer in enumerate(model.base_model.layers)}
+        return traced(layers, [lambda ids=ids: model(ids[None], use_cache=False).logits[0] for ids in sequences])
+
+    def _check_type(self, model_type: str) -> None:
+        """Only what transformers itself implements is another implementation than ours."""
+        if model_type not in self._transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES:
+            version = self._transformers.__version__
+            raise CheckpointError(f"transformers {version} has no model of type {model_type!r}, so {self.path} cannot be compared with it.")
 
     def _load(self, dtype: torch.dtype) -> Any:
         try:
@@ -80,9 +94,19 @@ class StockModel:
             self.notes.append(text)
 
     def _named(self, model: Any) -> dict[str, Tensor]:
-        ours = {stored.name: stored.ours for stored in self._family.stored(replace(self.config, tied=False))}
-        weights = {ours.get(found := self._family.canonical(name), found): tensor for name, tensor in model.state_dict().items()}
-        return {name: tensor for name, tensor in weights.items() if not (self.config.tied and name == "head.weight")}
+        """Its weights under our names: by way of the names that it would save, experts in one tensor again."""
+        revert = self._transformers.core_model_loading.revert_weight_conversion
+        found = {self._family.canonical(name): tensor for name, tensor in revert(model, model.state_dict()).items()}
+        named: dict[str, Any] = {}
+        for stored in self._family.stored(self.config):
+            tensor = found.pop(stored.name, None)
+            if tensor is not None and stored.index is not None:
+                named.setdefault(stored.ours, []).append(tensor)
+            elif tensor is not None:
+                named[stored.ours] = tensor
+        head = head_name(self._family, self.config) if self.config.tied else None
+        named |= {name: tensor for name, tensor in found.items() if name != head}
+        return {name: torch.stack(tensor) if isinstance(tensor, list) else tensor for name, tensor in named.items()}
 
 
 def _transformers() -> Any:

@@ -1,6 +1,6 @@
 """What a model computes on the way: the residual stream after every layer, and the logits."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,11 @@ Trace = dict[str, Tensor]
 
 
 @torch.no_grad()
-def traced(layers: Iterable[nn.Module], runs: list[Callable[[], Tensor]]) -> Trace:
-    """`traced(decoder.layers, [lambda: decoder(batch)])`: run each and keep what the layers gave; runs return logits."""
+def traced(layers: Mapping[int, nn.Module], runs: list[Callable[[], Tensor]]) -> Trace:
+    """`traced(dict(enumerate(decoder.layers)), [lambda: decoder(batch)])`: run each, keep what the layers of these numbers gave.
+
+    Runs return logits.
+    """
     kept: dict[str, list[Tensor]] = {}
 
     def keep(name: str, output: Any) -> None:
@@ -21,7 +24,7 @@ def traced(layers: Iterable[nn.Module], runs: list[Callable[[], Tensor]]) -> Tra
 
     handles = [
         layer.register_forward_hook(lambda _module, _inputs, output, name=f"layer {index}": keep(name, output))
-        for index, layer in enumerate(layers)
+        for index, layer in layers.items()
     ]
     try:
         for run in runs:

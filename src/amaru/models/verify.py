@@ -1,143 +1,85 @@
-"""The certificate that two models are one: tensor by tensor, and after every layer on seeded inputs."""
+"""Are two models one? Every tensor is compared, and the residual stream after every layer on seeded inputs."""
 
-import json
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from amaru.config import Config, atomic_file, to_dict
-from amaru.models.checkpoint import Checkpoint, assemble, fingerprint
-from amaru.models.decoder import DecoderConfig
+from amaru.models.certificate import Certificate, Comparison, TensorMatch
+from amaru.models.formats import open_checkpoint
+from amaru.models.source import Source, pieces, shapes
 from amaru.models.stock import PREFIX, StockModel
+from amaru.models.streamed import streamed
 from amaru.models.trace import Trace, traced
 from amaru.nn.batch import Batch
 
 LENGTHS = (1, 7, 61, 150)  # one token; less than a chunk of the scan; across chunks
+BEYOND = 37  # tokens past a window, for a model that has one
 
-FP32_TOLERANCE = 1e-4  # of the largest magnitude at that place, or of 1 where that is smaller
-
-# In bf16 rounding grows with depth (to 10 % over 52 narrow layers), so the allowance is measured, not assumed: two right
-# implementations that round in another order are as far apart as each is from fp32, within a small factor.
-ROUNDINGS = 4
+Report = Callable[[str], None]
 
 
-class TensorMatch(Config):
-    """One tensor that both have. `equal` allows the rounding of the coarser dtype where the stored ones differ, else nothing."""
+class Subject(Source, Protocol):
+    """A model that can be examined: a source of tensors that can also be run."""
 
-    name: str
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
-    max_abs: float | None
-    equal: bool
-
-
-class Place(Config):
-    """The residual stream after one layer, or the logits: largest difference, what is allowed, largest magnitude, cosine."""
-
-    name: str
-    max_abs: float
-    allowed: float
-    scale: float
-    cosine: float
-
-    @property
-    def equal(self) -> bool:
-        return self.max_abs <= self.allowed
-
-
-class Comparison(Config):
-    """Both models in one dtype. `kl` is KL(A || B) in nats per token; agreement the share of tokens with the same argmax.
-
-    In fp32 and above 1e-4 of the scale is allowed at each place; below, `ROUNDINGS` times A's own distance from its fp32 run.
-    """
-
-    dtype: str
-    places: tuple[Place, ...]
-    argmax_agreement: float
-    kl: float
-
-    @property
-    def first_difference(self) -> Place | None:
-        return next((place for place in self.places if not place.equal), None)
-
-
-class Certificate(Config):
-    """Whether A and B are the same function, and where not.
-
-    >>> verify("student", "transformers:student").verdict
-    'equal: 311 tensors, and every layer in float32'
-    """
-
-    a: str
-    b: str
-    fingerprints: tuple[str, str]
-    seed: int
-    lengths: tuple[int, ...]
-    tensors: tuple[TensorMatch, ...]
-    only_in_a: tuple[str, ...]
-    only_in_b: tuple[str, ...]
-    comparisons: tuple[Comparison, ...]
-    notes: tuple[str, ...]
-    equal: bool
-    verdict: str
-
-    def save(self, path: str | Path) -> None:
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(to_dict(self), indent=2) + "\n", encoding="utf-8")
-
-
-class Subject(Protocol):
-    """A model that can be examined: `names` and `read` under our own tensor names, `run` in any dtype."""
-
-    path: Path
-    config: DecoderConfig
     notes: list[str]
 
     @property
     def title(self) -> str: ...
-    @property
-    def names(self) -> list[str]: ...
-    def read(self, name: str) -> Tensor: ...
-    def run(self, sequences: list[Tensor], dtype: torch.dtype) -> Trace: ...
+    def run(self, sequences: list[Tensor], dtype: torch.dtype, report: Report) -> Trace: ...
 
 
 class OwnModel:
-    """A checkpoint as amaru runs it: all sequences packed into one batch."""
+    """A checkpoint of any format as amaru runs it: all sequences in one batch, one layer's weights in memory."""
 
-    def __init__(self, path: Path) -> None:
-        self.checkpoint = Checkpoint(path)
-        self.path = self.checkpoint.path
-        self.config = self.checkpoint.config
-        self.names = self.checkpoint.names
-        self.read = self.checkpoint.read
-        self.title = str(path)
+    def __init__(self, source: Source, title: str) -> None:
+        self.source, self.title = source, title
+        self.path, self.config, self.names = source.path, source.config, source.names
+        self.read, self.dtype = source.read, source.dtype
+        if hasattr(source, "rows"):
+            self.rows = source.rows  # type: ignore[attr-defined]
         self.notes: list[str] = []
 
-    def run(self, sequences: list[Tensor], dtype: torch.dtype) -> Trace:
-        decoder = assemble(self.config, self.checkpoint.read, dtype)
-        return traced(decoder.layers, [lambda: decoder(Batch.of(sequences))])
+    def run(self, sequences: list[Tensor], dtype: torch.dtype, report: Report) -> Trace:
+        decoder = streamed(self.source, dtype)
+        count, name = len(decoder.layers), str(dtype).removeprefix("torch.")
+        for index, layer in enumerate(decoder.layers, 1):
+            layer.register_forward_hook(lambda *_, index=index: report(f"{self.title} in {name}: layer {index}/{count}"))
+        return traced(dict(enumerate(decoder.layers)), [lambda: decoder(Batch.of(sequences))])
 
 
-def verify(a: str | Path, b: str | Path, *, seed: int = 0, lengths: tuple[int, ...] = LENGTHS) -> Certificate:
-    """Compare checkpoint `a` with `b`, another one or "transformers:PATH", in fp32 and in the stored dtype.
+def verify(
+    a: str | Path, b: str | Path, *, seed: int = 0, lengths: tuple[int, ...] | None = None, report: Report = lambda text: None
+) -> Certificate:
+    """Compare checkpoint `a` with `b`, of any formats, or "transformers:PATH", in fp32 and in the stored dtype.
 
-    One model is in memory at a time. Raises `CheckpointError` for one that cannot be read, `BackendError` when
-    transformers is asked for and not installed.
+    One layer of one model is in memory at a time, but a model that transformers runs is there whole. `lengths` are those of
+    the seeded sequences; left out, they also cross a window that the models have. `report` is told how far it is.
+    Raises `CheckpointError` for one that cannot be read, `BackendError` when transformers is asked for and not installed.
     """
-    subjects = (_subject(str(a)), _subject(str(b)))
-    first, second = subjects
-    tensors = tuple(_match(name, first, second) for name in first.names if name in second.names)
-    comparisons = _comparisons(first, second, seed, lengths) if first.config.vocab == second.config.vocab else ()
-    only_in_a, only_in_b = (tuple(name for name in one.names if name not in other.names) for one, other in (subjects, subjects[::-1]))
+    return certify(subject(str(a)), subject(str(b)), seed=seed, lengths=lengths, report=report)
+
+
+def subject(model: str) -> Subject:
+    return StockModel(Path(model.removeprefix(PREFIX))) if model.startswith(PREFIX) else OwnModel(open_checkpoint(model), model)
+
+
+def certify(first: Subject, second: Subject, *, seed: int, lengths: tuple[int, ...] | None, report: Report) -> Certificate:
+    """`verify` of models that are open."""
+    lengths = lengths or _lengths(first, second)
+    tensors, fingerprints = match(first, second, report)
+    runs = first.config.vocab == second.config.vocab
+    comparisons = _comparisons(first, second, seeded_sequences(first.config.vocab, lengths, seed), report) if runs else ()
+    only_in_a, only_in_b = (_without(one.names, other.names) for one, other in ((first, second), (second, first)))
     differences = [*_tensor_differences(tensors, only_in_a, only_in_b), *_place_differences(first, second, comparisons)]
     held = f"{len(tensors)} tensors, and every layer in {' and '.join(comparison.dtype for comparison in comparisons)}"
     return Certificate(
         a=first.title,
         b=second.title,
-        fingerprints=(fingerprint(first.path), fingerprint(second.path)),
+        fingerprints=fingerprints,
         seed=seed,
         lengths=lengths,
         tensors=tensors,
@@ -150,68 +92,100 @@ def verify(a: str | Path, b: str | Path, *, seed: int = 0, lengths: tuple[int, .
     )
 
 
+def match(first: Source, second: Source, report: Report) -> tuple[tuple[TensorMatch, ...], tuple[str, str]]:
+    """Every tensor that both have, compared, and a hash of each side's names, dtypes, shapes and values."""
+    a, b = _Side(first), _Side(second)
+    matches: list[TensorMatch] = []
+    names = sorted(a.shapes.keys() | b.shapes.keys())
+    for number, name in enumerate(names, 1):
+        report(f"comparing tensors: {number}/{len(names)}")
+        if a.shapes.get(name) == b.shapes.get(name):
+            matches.append(_match(name, a, b))
+            continue
+        found = [side.skimmed(name) for side in (a, b) if name in side.shapes]
+        if len(found) == 2:
+            matches.append(TensorMatch(name=name, shapes=(found[0], found[1]), max_abs=None, equal=False))
+    return tuple(matches), (a.fingerprint, b.fingerprint)
+
+
+class _Side:
+    """One model's tensors, hashed as they pass by."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.shapes = source, shapes(source)
+        self._digest = hashlib.sha256()
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        self._digest.update(f"{name} {self.source.dtype(name)} {self.shapes[name]}".encode())
+        for piece in pieces(self.source, name, self.shapes[name]):
+            self._digest.update(_bits(piece).numpy().data)
+            yield piece
+
+    def skimmed(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor that is hashed and not compared."""
+        for _ in self.pieces(name):
+            pass
+        return self.shapes[name]
+
+    @property
+    def fingerprint(self) -> str:
+        return self._digest.hexdigest()[:16]
+
+
+def _match(name: str, a: _Side, b: _Side) -> TensorMatch:
+    dtypes = {side.source.dtype(name) for side in (a, b)}
+    coarser = 0.0 if len(dtypes) == 1 else max(torch.finfo(dtype).eps for dtype in dtypes)
+    largest, equal = torch.zeros((), dtype=torch.float64), True
+    for one, other in zip(a.pieces(name), b.pieces(name), strict=True):
+        if one.dtype == other.dtype and torch.equal(_bits(one), _bits(other)):
+            continue
+        one, other = one.double(), other.double()
+        difference = (one - other).abs()
+        largest = torch.maximum(largest, difference.max())
+        equal = equal and bool((difference <= coarser * one.abs()).all())
+    return TensorMatch(name=name, shapes=(a.shapes[name], b.shapes[name]), max_abs=float(largest), equal=equal)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
 def seeded_sequences(vocab: int, lengths: Iterable[int], seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(vocab, (length,), generator=generator) for length in lengths]
 
 
-def _subject(model: str) -> Subject:
-    return StockModel(Path(model.removeprefix(PREFIX))) if model.startswith(PREFIX) else OwnModel(Path(model))
+def _without(names: list[str], others: list[str]) -> tuple[str, ...]:
+    known = set(others)
+    return tuple(name for name in names if name not in known)
 
 
-def _match(name: str, first: Subject, second: Subject) -> TensorMatch:
-    one, other = first.read(name), second.read(name)
-    shapes = (tuple(one.shape), tuple(other.shape))
-    if one.shape != other.shape:
-        return TensorMatch(name=name, shapes=shapes, max_abs=None, equal=False)
-    coarser = 0.0 if one.dtype == other.dtype else max(torch.finfo(tensor.dtype).eps for tensor in (one, other))
-    one, other = one.double(), other.double()
-    difference = (one - other).abs()
-    return TensorMatch(name=name, shapes=shapes, max_abs=float(difference.max()), equal=bool((difference <= coarser * one.abs()).all()))
+def _lengths(*subjects: Subject) -> tuple[int, ...]:
+    windows = {getattr(layer, "window", None) for subject in subjects for layer in subject.config.layers}
+    return (*LENGTHS, *sorted(window + BEYOND for window in windows if window is not None))
 
 
-def _comparisons(first: Subject, second: Subject, seed: int, lengths: tuple[int, ...]) -> tuple[Comparison, ...]:
-    sequences = seeded_sequences(first.config.vocab, lengths, seed)
-    exact = first.run(sequences, torch.float32)
-    comparisons = [_compare(exact, second.run(sequences, torch.float32), exact, "float32")]
-    stored = first.read("embedding.weight").dtype
-    if stored != torch.float32:
-        name = str(stored).removeprefix("torch.")
-        comparisons.append(_compare(first.run(sequences, stored), second.run(sequences, stored), exact, name))
+def _comparisons(first: Subject, second: Subject, sequences: list[Tensor], report: Report) -> tuple[Comparison, ...]:
+    exact = first.run(sequences, torch.float32, report)
+    comparisons = [Comparison.of(exact, second.run(sequences, torch.float32, report), exact, "float32")]
+    stored = next((dtype for dtype in (each.dtype("embedding.weight") for each in (first, second)) if dtype != torch.float32), None)
+    if stored is not None:
+        one, other = (subject.run(sequences, stored, report) for subject in (first, second))
+        comparisons.append(Comparison.of(one, other, exact, str(stored).removeprefix("torch.")))
     return tuple(comparisons)
 
 
-def _compare(one: Trace, other: Trace, exact: Trace, dtype: str) -> Comparison:
-    common = [name for name in one if name in other and one[name].shape == other[name].shape]
-    p, q = (trace["logits"].double().log_softmax(-1) for trace in (one, other))
-    return Comparison(
-        dtype=dtype,
-        places=tuple(_place(name, one[name], other[name], exact[name]) for name in common),
-        argmax_agreement=float((p.argmax(-1) == q.argmax(-1)).double().mean()),
-        kl=float(F.kl_div(q, p, log_target=True, reduction="none").sum(-1).mean()),
-    )
-
-
-def _place(name: str, *tensors: Tensor) -> Place:
-    one, other, exact = (tensor.double().flatten() for tensor in tensors)
-    scale, rounding = float(exact.abs().max()), float((one - exact).abs().max())
-    return Place(
-        name=name,
-        max_abs=float((one - other).abs().max()),
-        allowed=max(FP32_TOLERANCE * max(1.0, scale), ROUNDINGS * rounding),
-        scale=scale,
-        cosine=float(F.cosine_similarity(one, other, dim=0)),
-    )
-
-
-def _tensor_differences(tensors: tuple[TensorMatch, ...], only_in_a: tuple[str, ...], only_in_b: tuple[str, ...]) -> Iterable[str]:
-    unequal = [tensor.name for tensor in tensors if not tensor.equal]
-    for names, what in ((only_in_a, "only A has"), (only_in_b, "only B has"), (unequal, "not the same in both are")):
+def _tensor_differences(tensors: tuple[TensorMatch, ...], only_in_a: tuple[str, ...], only_in_b: tuple[str, ...]) -> Iterator[str]:
+    """Names that only one side has are listed; of tensors that differ the first is named, and the certificate holds the others."""
+    total = len(tensors) + len(only_in_a) + len(only_in_b)
+    for names, what in ((only_in_a, "only A has"), (only_in_b, "only B has")):
         if names:
-            yield f"{what} {len(names)} of {len(tensors) + len(only_in_a) + len(only_in_b)} tensors ({names[0]}, ...)"
+            yield f"{what} {len(names)} of {total} tensors ({', '.join(names)})"
+    if unequal := [tensor.name for tensor in tensors if not tensor.equal]:
+        yield f"not the same in both are {len(unequal)} of {total} tensors ({unequal[0]}{', ...' if len(unequal) > 1 else ''})"
 
 
-def _place_differences(first: Subject, second: Subject, comparisons: tuple[Comparison, ...]) -> Iterable[str]:
+def _place_differences(first: Subject, second: Subject, comparisons: tuple[Comparison, ...]) -> Iterator[str]:
     if not comparisons:
         yield f"vocabularies of {first.config.vocab} and {second.config.vocab} tokens cannot be compared"
     for comparison in comparisons:
