@@ -37,14 +37,14 @@ class Fields:
     also when the field is missing.
     """
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values = values
+    def __init__(self, values: Mapping[str, Any], where: str = "config.json") -> None:
+        self.values, self.where = values, where
 
     def integer(self, *names: str, default: int | None = None, most: int = LARGEST_WIDTH) -> int:
         """A positive whole number; null counts as missing, as transformers writes it for "follows from other fields"."""
         name, value = self._found(names, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
-            raise wrong(name, value, f"a whole number from 1 to {most} is needed")
+            raise wrong(name, value, f"a whole number from 1 to {most} is needed", self.where)
         return value
 
     def number(self, *names: str, default: float | None = None) -> float:
@@ -52,37 +52,37 @@ class Fields:
         name = next((name for name in names if name in self.values), None)
         name, value = (name, self.values[name]) if name else self._found(names, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise wrong(name, value, "a positive number is needed")
+            raise wrong(name, value, "a positive number is needed", self.where)
         return float(value)
 
     def flag(self, name: str, default: bool = False) -> bool:
         value = self.values.get(name, default)
         if not isinstance(value, bool):
-            raise wrong(name, value, "true or false is needed")
+            raise wrong(name, value, "true or false is needed", self.where)
         return value
 
     def indices(self, name: str, below: int) -> list[int]:
         """A list of whole numbers from 0 to below `below`."""
         _, value = self._found((name,), None)
         if not isinstance(value, list) or not all(isinstance(each, int) and 0 <= each < below for each in value):
-            raise wrong(name, value, f"a list of layers from 0 to {below - 1} is needed")
+            raise wrong(name, value, f"a list of layers from 0 to {below - 1} is needed", self.where)
         return value
 
     def require(self, family: str, expected: Mapping[str, Any]) -> None:
         """Refuse a config that asks for a function the family here does not compute; a missing field asks for nothing."""
         for name, value in expected.items():
             if self.values.get(name, value) != value:
-                raise wrong(name, self.values[name], f"amaru reads {family} with {json.dumps(value)} only")
+                raise wrong(name, self.values[name], f"amaru reads {family} with {json.dumps(value)} only", self.where)
 
     def _found(self, names: tuple[str, ...], default: Any) -> tuple[str, Any]:
         for name in names:
             if self.values.get(name) is not None:
                 return name, self.values[name]
         if default is None:
-            raise CheckpointError(f"config.json lacks {names[0]}.")
+            raise CheckpointError(f"{self.where} lacks {names[0]}.")
         return names[0], default
 
 
-def wrong(name: str, value: Any, needed: str) -> CheckpointError:
+def wrong(name: str, value: Any, needed: str, where: str = "config.json") -> CheckpointError:
     """The sentence for a field that says something impossible."""
-    return CheckpointError(f"config.json sets {name} to {json.dumps(value)[:80]}; {needed}.")
+    return CheckpointError(f"{where} sets {name} to {json.dumps(value, default=str)[:80]}; {needed}.")
