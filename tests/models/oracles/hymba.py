@@ -80,8 +80,9 @@ def rotated(heads: Tensor, config: Mapping[str, Any]) -> Tensor:
     if config["rope_type"] == "ntk":
         stretch = 2 * config["max_position_embeddings"] / config["orig_max_position_embeddings"] - 1
         base = base * stretch ** (width / (width - 2))
-    angles = [[place * base ** (-2 * i / width) for i in range(width // 2)] for place in range(len(heads))]
-    turn = torch.polar(torch.ones(len(heads), 1, width // 2, dtype=heads.dtype), torch.tensor(angles, dtype=heads.dtype)[:, None])
+    frequencies = 1.0 / base ** (torch.arange(0, width, 2).float() / width)  # float32 numbers, whatever is computed with them
+    angles = torch.arange(len(heads), dtype=heads.dtype)[:, None, None] * frequencies.to(heads.dtype)
+    turn = torch.polar(torch.ones_like(angles), angles)
     turned = torch.complex(heads[..., : width // 2], heads[..., width // 2 :]) * turn
     return torch.cat([turned.real, turned.imag], dim=-1)
 
@@ -145,7 +146,7 @@ def random_config(seed: int) -> dict[str, Any]:
             index += size
         global_layers.append(index)
         index += 1
-    last_is_global = draw.random() < 0.7
+    last_is_global, positions = draw.random() < 0.7, draw.choice((96, 128))
     layers = index if last_is_global else index - 1
     return {
         "architectures": ["HymbaForCausalLM"],
@@ -177,7 +178,7 @@ def random_config(seed: int) -> dict[str, Any]:
         "mamba_expand": expand,
         "mamba_inner_layernorms": True,
         "mamba_proj_bias": False,
-        "max_position_embeddings": draw.choice((96, 128)),
+        "max_position_embeddings": positions,
         "memory_tokens_interspersed_every": 0,
         "mlp_hidden_act": "silu",
         "num_attention_heads": heads,
@@ -194,7 +195,7 @@ def random_config(seed: int) -> dict[str, Any]:
         "rope_theta": draw.choice((10000.0, 500.0)),
         "rope_type": "ntk",
         "router_aux_loss_coef": 0.001,
-        "seq_length": 96,
+        "seq_length": positions,
         "sliding_window": draw.choice((4, 7, 11)),
         "tie_word_embeddings": True,
         "torch_dtype": "bfloat16",
@@ -244,11 +245,11 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def random_weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
-    """Float64 weights of every tensor; norms from 0.5 to 1.5, time steps from far below 1e-3 up, decays slow and fast."""
+    """Every tensor in float64, of numbers that float32 holds; norms from 0.5 to 1.5, time steps from far below 1e-3 up."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in shapes(config).items():
-        tensor = torch.empty(shape, dtype=torch.float64)
+        tensor = torch.empty(shape)
         if "layernorm" in name:
             tensor.uniform_(0.5, 1.5, generator=generator)
         elif name.endswith("A_log.0"):
@@ -257,5 +258,5 @@ def random_weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor
             tensor.uniform_(-8, 1, generator=generator)
         else:
             tensor.normal_(0, 1 / math.sqrt(shape[-1]) if len(shape) > 1 else 0.5, generator=generator)
-        weights[name] = tensor
+        weights[name] = tensor.double()
     return weights

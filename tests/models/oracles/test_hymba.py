@@ -120,5 +120,6 @@ def test_what_is_written_again_is_a_released_checkpoint(
     assert again.keys() == weights.keys()
     assert all(torch.equal(again[name], weights[name]) for name in weights)
     ids = random_ids(values["vocab_size"], LENGTHS[0])[0]
-    assert torch.equal(hymba_logits(again, told, ids), hymba_logits(weights, values, ids))
-    assert {name: told[name] for name in values.keys() & told.keys() - {"torch_dtype", "dtype", "transformers_version"}}.items() <= values.items()
+    assert difference(hymba_logits(again, told, ids), hymba_logits(weights, values, ids)) < 1e-12
+    for name in values.keys() & told.keys() - {"torch_dtype", "transformers_version"}:
+        assert told[name] == values[name], name
