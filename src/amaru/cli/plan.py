@@ -1,6 +1,7 @@
-"""`amaru plan`: what a model needs before it runs."""
+"""`amaru plan`: what a model needs before it runs, what fits where, and how fast it could be at best."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -8,24 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from amaru.cli.output import Finding, JsonFlag, closest, emit
-from amaru.config.units import parse_bytes
+from amaru.cli.output import Finding, JsonFlag, emit
+from amaru.config.units import parse_bytes, parse_count, parse_share
 from amaru.errors import ConfigError
-from amaru.report.numbers import count, percent, size
+from amaru.report.numbers import count, duration, percent, size
 
-# What nvidia-smi reports as total, in MiB.
-DEVICES = {
-    "t4": 15360,
-    "l4": 23034,
-    "rtx-4090": 24564,
-    "rtx-5090": 32607,
-    "a100-40gb": 40960,
-    "l40s": 46068,
-    "a100-80gb": 81920,
-    "h100": 81559,
-    "h200": 143771,
-    "b200": 183359,
-}
+DEVICE_HELP = "Does it fit, and how fast? H100-80GB, 8xH100-80GB (tensor parallel), a size (2x24GiB), or cpu for this machine."
 
 
 def command(
@@ -33,73 +22,212 @@ def command(
     context: Annotated[int, typer.Option(help="Tokens each sequence may reach.")] = 4096,
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     weights: Annotated[str, typer.Option(help="fp32, bf16, fp16, fp8, int8, int4 or nvfp4.")] = "bf16",
+    embedding: Annotated[str | None, typer.Option(help="The same, for embedding and head; else --weights, at least bf16.")] = None,
     kv: Annotated[str, typer.Option(help="The same choice, for keys and values.")] = "bf16",
     state: Annotated[str, typer.Option(help="fp32, bf16 or fp16, for the SSM state.")] = "fp32",
-    device: Annotated[str | None, typer.Option(help=f"Does it fit? A size (24GiB), 'cpu', or one of {', '.join(DEVICES)}.")] = None,
+    conv: Annotated[str, typer.Option(help="fp32, bf16 or fp16, for the convolution's state.")] = "bf16",
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
+    reserve: Annotated[str, typer.Option(help="Of each device's memory, for activations and the runtime: 10% or 8GB.")] = "10%",
+    bandwidth: Annotated[str | None, typer.Option(help="Bytes per second of a device, such as 100GB, instead of the published.")] = None,
+    flops: Annotated[str | None, typer.Option(help="FLOP/s of a device, such as 2T, instead of the published.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Tell what a model needs before it runs: bytes of weights, caches and states, and FLOPs, all counted from its
-    config; activations and the allocator's own overhead come on top. With --device, exit 1 when it does not fit."""
+    """Tell what a model needs before it runs: bytes of weights, caches and states, and FLOPs, counted from its config.
+
+    A weights format below 16 bits (fp8, int8, int4, nvfp4) holds the matrices of layers. Embedding and head are then bf16 unless
+    --embedding says otherwise, norms, convolutions and biases are bf16, and A_log, D and dt_bias are fp32 always.
+
+    With --device also what fits, and how fast it could be; exit 1 when it does not fit. 8xNAME shares the layers by tensor
+    parallelism: Mamba-2 by groups, attention and Hymba's heads by KV heads (copied where there are more devices), MLP by ffn, MoE
+    by experts, embedding and head by vocab; the rest is on every device.
+
+    Times are first-order lower bounds at published peaks, the longer of
+
+    \b
+      memory   bytes that each device moves / its bandwidth
+      compute  FLOPs / devices / FLOP/s of the format they are done in
+
+    of each phase:
+
+    \b
+      prefill  one sequence of --context tokens: weights are read, KV and states written;
+               FLOPs of all its tokens, logits of the last only
+      decode   a token more for each of --batch sequences of --context tokens:
+               weights and KV are read, states read and written
+
+    An embedding that is not the head is looked up, not read. Products with fp8, int8 and nvfp4 weights run at that format's rate
+    where the device has one, else at that of 16 bits. Communication and launches come on top.
+    """
     from amaru.config import from_dict
     from amaru.models.cost import Workload
     from amaru.models.families import config_of
 
-    workload = from_dict(Workload, {"context": context, "batch": batch, "weights": weights, "kv": kv, "state": state})
-    facts = {"model": model, **describe(config_of(model), workload)}
+    asked = {"context": context, "batch": batch, "weights": weights, "embedding": embedding, "kv": kv, "state": state, "conv": conv}
+    workload, config = from_dict(Workload, asked), config_of(model)
+    facts = {"model": model, **describe(config, workload)}
     if device is not None:
-        facts["device"] = {"name": device, "bytes": capacity(device)}
+        facts |= on_device(config, workload, _machine(device, bandwidth, flops), reserve)
+    elif bandwidth or flops:
+        raise ConfigError("--bandwidth and --flops are figures of a device; name it with --device, for example --device cpu.")
     emit(facts, json=json, people=show)
-    if device is not None and facts["memory"]["total"] > facts["device"]["bytes"]:
-        over = facts["memory"]["total"] - facts["device"]["bytes"]
-        raise Finding(f"{model} does not fit {device}: {size(over)} too much. A smaller --batch, --context or storage format helps.")
+    if device is not None and not facts["fits"]:
+        over = facts["memory_per_device"]["total"] - facts["device"]["usable"]
+        raise Finding(f"{model} does not fit {device}: {size(over)} too much{_on_each(facts)}. {_advice(facts)}")
 
 
 def describe(config: Any, workload: Any) -> dict[str, Any]:
-    """Counts of a `DecoderConfig` under a `Workload`."""
+    """Counts of a `DecoderConfig` under a `Workload`, on one device or on all together."""
     from amaru.config import to_dict
-    from amaru.models.cost import forward_flops, kv_bytes_per_token, memory, parameters
+    from amaru.models.cost import forward_flops, kv_bytes_per_token, memory, parameters, prompt_flops
 
     need = memory(config, workload)
     return {
         "parameters": parameters(config),
-        "workload": to_dict(workload),
-        "memory": {**to_dict(need), "total": need.total},
+        "workload": {**to_dict(workload), "embedding": workload.vocabulary, "vectors": workload.wide},
+        "memory": _bytes(need),
         "kv_bytes_per_token": kv_bytes_per_token(config, workload.kv),
         "state_bytes_per_sequence": (need.ssm_state + need.conv_state) / workload.batch,
         "decode_flops_per_token": forward_flops(config, workload.context),
-        # A token at place p sees p + 1 tokens; the mean over a prompt is half of it.
-        "prefill_flops": workload.context * forward_flops(config, (workload.context + 1) // 2),
+        "prefill_flops": prompt_flops(config, workload.context).total,
+        "meta_tokens": config.meta_tokens,
+        "max_positions": config.max_positions,
     }
 
 
-def capacity(device: str) -> int:
-    """Bytes of a named device, of this machine's memory ("cpu"), or as written."""
-    name = device.lower()
-    if name in DEVICES:
-        return DEVICES[name] * 2**20
-    if name == "cpu":
-        import psutil
+def on_device(config: Any, workload: Any, machine: Any, reserve: str) -> dict[str, Any]:
+    """What fits on each device of a `Machine` under tensor parallelism, and the least times."""
+    from amaru.config import to_dict
+    from amaru.models import capacity, roofline
+    from amaru.models.cost import memory
 
-        return psutil.virtual_memory().total
-    if not name[:1].isdigit():
-        raise ConfigError(f"There is no device '{device}'.{closest(name, ['cpu', *DEVICES])} A size such as 24GiB is allowed too.")
-    return parse_bytes(device)
+    device, devices = machine.device, machine.count
+    free = 0 if reserve in ("0", "0%") else parse_share(reserve, device.memory) or parse_bytes(reserve)
+    if free >= device.memory:
+        raise ConfigError(f"A reserve of {reserve} leaves nothing of the {size(device.memory)} of {device.name}.")
+    usable, need = device.memory - free, memory(config, workload, devices)
+    return {
+        "device": {**to_dict(device), "count": devices, "reserve": free, "usable": usable},
+        "memory_per_device": _bytes(need),
+        "fits": need.total <= usable,
+        "sequences_that_fit": capacity.sequences(config, workload, devices, usable),
+        "largest_context": capacity.longest_context(config, workload, devices, usable),
+        "lower_bounds": {
+            "weights_once_seconds": roofline.weights_once(config, workload, machine),
+            "prefill": _phase(roofline.prefill(config, workload, machine), workload.context),
+            "decode": _phase(roofline.decode(config, workload, machine), workload.batch),
+        },
+    }
+
+
+def _bytes(need: Any) -> dict[str, int]:
+    from amaru.config import to_dict
+
+    return {**to_dict(need), "total": need.total}
+
+
+def _phase(phase: Any, tokens: int) -> dict[str, Any]:
+    return {
+        "seconds": phase.seconds,
+        "bound_by": phase.binds,
+        "memory_seconds": phase.memory,
+        "compute_seconds": phase.compute,
+        "tokens_per_second": tokens / phase.seconds if phase.seconds else None,
+    }
+
+
+def _machine(text: str, bandwidth: str | None, flops: str | None) -> Any:
+    from amaru.models.devices import machine
+
+    found = machine(text)
+    given: dict[str, Any] = {"bandwidth": float(parse_bytes(bandwidth))} if bandwidth else {}
+    if flops:
+        given["flops"] = dict.fromkeys(("fp32", "bf16"), float(parse_count(flops)))
+    return replace(found, device=replace(found.device, **given, source="as given")) if given else found
+
+
+def _on_each(facts: Mapping[str, Any]) -> str:
+    return " on each" if facts["device"]["count"] > 1 else ""
+
+
+def _advice(facts: Mapping[str, Any]) -> str:
+    if facts["memory_per_device"]["weights"] > facts["device"]["usable"]:
+        return "The weights alone are too large; a narrower --weights format or more devices help."
+    return "A smaller --batch, --context or storage format helps."
 
 
 def show(facts: Mapping[str, Any], console: Console) -> None:
-    workload, need = facts["workload"], facts["memory"]
+    workload = facts["workload"]
     asked = f"  {count(facts['parameters'])} parameters, {workload['batch']} x {workload['context']} tokens\n"
     console.print(Text.assemble((facts["model"], "bold"), asked))
-    table = Table("", "stored as", "bytes", "share", box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.columns[2].justify = table.columns[3].justify = "right"
-    stored = {"weights": workload["weights"], "kv": workload["kv"], "ssm_state": workload["state"], "conv_state": "bf16", "total": ""}
-    for name, form in stored.items():
-        table.add_row(name.replace("_", " "), form, size(need[name]), percent(need[name] / need["total"]))
-    console.print(table)
-    console.print(f"\nKV per token {facts['kv_bytes_per_token']:,.0f} B, state per sequence {size(facts['state_bytes_per_sequence'])}")
+    console.print(_memory_table(facts))
+    console.print(_formats(workload))
+    console.print(f"KV per token {facts['kv_bytes_per_token']:,.0f} B, state per sequence {size(facts['state_bytes_per_sequence'])}")
     decode, prefill = facts["decode_flops_per_token"] / 1e9, facts["prefill_flops"] / 1e12
-    console.print(f"{prefill:,.1f} TFLOP to prefill one sequence, {decode:,.1f} GFLOP for each token decoded behind it")
+    console.print(f"prefill of one sequence {prefill:,.1f} TFLOP, a token decoded behind it {decode:,.1f} GFLOP")
     if "device" in facts:
-        left = facts["device"]["bytes"] - need["total"]
-        answer = f"fits, {size(left)} left for activations" if left >= 0 else f"does not fit, {size(-left)} too much"
-        console.print(f"{facts['device']['name']} ({size(facts['device']['bytes'])}): {answer}")
+        _show_fit(facts, console)
+        _show_times(facts, console)
+
+
+def _memory_table(facts: Mapping[str, Any]) -> Table:
+    workload, need, each = facts["workload"], facts["memory"], facts.get("memory_per_device", {})
+    devices = facts["device"]["count"] if each else 1
+    columns = ["bytes", "size", "share", *([f"each of {devices}"] if devices > 1 else [])]
+    table = _table("", "stored as", right=columns)
+    stored = {"weights": workload["weights"], "kv": workload["kv"], "kv_meta": workload["kv"], "ssm_state": workload["state"]}
+    names = {"kv_meta": f"kv, {facts['meta_tokens']} meta tokens"}
+    for name, form in (stored | {"conv_state": workload["conv"], "total": ""}).items():
+        if need[name] or name == "weights":
+            row = (names.get(name, name.replace("_", " ")), form, f"{need[name]:,}", size(need[name]), percent(need[name] / need["total"]))
+            table.add_row(*row, *([size(each[name])] if devices > 1 else []))
+    return table
+
+
+def _formats(workload: Mapping[str, Any]) -> str:
+    """A sentence on what is not stored as the weights are, when there is something."""
+    vectors = "norms, convolutions and biases" if workload["vectors"] != workload["weights"] else ""
+    vocabulary = "embedding and head" if workload["embedding"] != workload["weights"] else ""
+    if vectors and workload["embedding"] == workload["vectors"]:
+        apart = f"embedding, head, {vectors} {workload['vectors']}"
+    else:
+        kinds = ((vocabulary, workload["embedding"]), (vectors, workload["vectors"]))
+        apart = "; ".join(f"{kind} {stored}" for kind, stored in kinds if kind)
+    return f"\n{workload['weights']}: matrices of layers; {apart}\n" if apart else ""
+
+
+def _show_fit(facts: Mapping[str, Any], console: Console) -> None:
+    device, workload, each = facts["device"], facts["workload"], _on_each(facts)
+    name = f"{device['count']}x{device['name']}" if each else device["name"]
+    console.print(f"\n{name}: {size(device['memory'])}{each} less {size(device['reserve'])} in reserve, {size(device['usable'])} usable")
+    left = device["usable"] - facts["memory_per_device"]["total"]
+    answer, rest = ("fits", "left") if left >= 0 else ("does not fit", "too much")
+    console.print(Text.assemble((answer, "bold"), f", {size(abs(left))} {rest}{each}"))
+    if facts["sequences_that_fit"] is not None:
+        console.print(f"room for {facts['sequences_that_fit']:,} sequences of {workload['context']:,} tokens")
+    longest = "any context" if facts["largest_context"] is None else f"at most {facts['largest_context']:,} tokens of context"
+    console.print(f"{longest} at batch {workload['batch']:,} (its config names {facts['max_positions']:,})")
+
+
+def _show_times(facts: Mapping[str, Any], console: Console) -> None:
+    bounds, workload, device = facts["lower_bounds"], facts["workload"], facts["device"]
+    if bounds["decode"]["seconds"] is None:
+        console.print("no times: give the device's figures with --bandwidth and --flops")
+        return
+    table = _table("", right=("at least", "memory", "compute"))
+    table.add_column("at most")
+    for phase, name in {"prefill": f"prefill 1 x {workload['context']:,}", "decode": f"decode {workload['batch']:,} x 1"}.items():
+        times = bounds[phase]
+        row = [duration(times[key]) for key in ("seconds", "memory_seconds", "compute_seconds")]
+        rate = times["tokens_per_second"]
+        table.add_row(name, *row, f"{rate:,.{0 if rate >= 10 else 1}f} tokens/s, {times['bound_by']}-bound")
+    console.print()
+    console.print(table)
+    console.print("\nFirst-order lower bounds; `amaru plan --help` tells the formulas.")
+    console.print(f"Reading all weights once takes {duration(bounds['weights_once_seconds'])}. Figures: {device['source']}.")
+
+
+def _table(*left: str, right: Iterable[str]) -> Table:
+    table = Table(*left, box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+    for name in right:
+        table.add_column(name, justify="right")
+    return table

@@ -30,6 +30,16 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def duration(seconds: float | None) -> str:
+    """`duration(0.01308) -> '13.1 ms'`, `duration(754) -> '12.6 min'`; a dash where it is not known."""
+    if seconds is None:
+        return NONE
+    for unit, name in ((3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms")):
+        if seconds >= unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds * 1e6:.1f} µs"
+
+
 def decimals(digits: int) -> Callable[[float], str]:
     """`decimals(3)(2.30419) -> '2.304'`"""
     return lambda number: f"{number:,.{digits}f}"
