@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from amaru.axes import Axes, Axis, TensorSpec
 from amaru.config import Config
+from amaru.errors import ConfigError
 from amaru.nn.attention import KV, Attention
 from amaru.nn.batch import Batch
+from amaru.nn.hybrid_head import HybridHead, HybridHeadMixer
 from amaru.nn.layer import LayerConfig, tensor
 from amaru.nn.linear import Linear
 from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
 from amaru.nn.norm import NORMS, NormKind
 
-AnyLayer = Annotated[Mamba2 | Attention | MLP, Field(discriminator="kind")]
+AnyLayer = Annotated[Mamba2 | Attention | MLP | HybridHead, Field(discriminator="kind")]
 class DecoderConfig(Config):
     """A model as data.
 
@@ -41,6 +43,17 @@ class DecoderConfig(Config):
     norm: NormKind = "rmsnorm"
     meta_tokens: int = Field(default=0, ge=0)
     max_positions: int = Field(default=8192, gt=0)
+
+    def check(self) -> None:
+        owned: tuple[int, int, int] | None = None
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, HybridHead):
+                if layer.shares_kv and layer.cache_shape != owned:
+                    raise ConfigError(
+                        f"Layer {index} shares keys and values of {layer.cache_shape} (heads, qk and v channels); "
+                        f"the nearest layer before it that owns some has {owned}."
+                    )
+                owned = layer.cache_shape
 
     def axes(self) -> Axes:
         """The axes of the network; each layer adds its own."""
@@ -113,7 +126,11 @@ class ResidualLayer(nn.Module):
     def forward(self, x: Tensor, batch: Batch, state: dict[str, Tensor] | None, kv: KV | None) -> tuple[Tensor, KV | None]:
         """Also hands on the keys and values that later layers may share."""
         u = self.norm(x)
-        return x + self.mixer(u, batch, state), kv
+        if isinstance(self.mixer, HybridHeadMixer):
+            y, kv = self.mixer(u, batch, state, kv)
+        else:
+            y = self.mixer(u, batch, state)
+        return x + y, kv
 
 
 class Decoder(nn.Module):
@@ -123,12 +140,14 @@ class Decoder(nn.Module):
     fp32 master weights train with bf16 arithmetic by setting it.
     """
 
+    meta_tokens: nn.Parameter | None
+
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
         self.embedding = nn.Embedding(config.vocab, config.hidden, _weight=torch.empty(config.vocab, config.hidden))
-        self.register_parameter("meta_tokens", _meta_tokens(config))
+        self.meta_tokens = nn.Parameter(torch.empty(config.meta_tokens, config.hidden)) if config.meta_tokens else None
         self.layers = nn.ModuleList(ResidualLayer(layer, config) for layer in config.layers)
         self.norm = NORMS[config.norm](config.hidden, config.norm_eps)
         self.head = Linear(config.vocab, config.hidden)
@@ -176,6 +195,7 @@ class Decoder(nn.Module):
 
     def _with_meta_tokens(self, x: Tensor, longer: Batch, real: Tensor) -> Tensor:
         places = torch.ones(len(longer.ids), dtype=torch.bool, device=x.device).index_fill(0, real, False).nonzero()[:, 0]
+        assert self.meta_tokens is not None
         meta = self.meta_tokens.to(x.dtype).repeat(len(longer.cu_seqlens) - 1, 1)
         return x.new_zeros(len(longer.ids), x.shape[-1]).index_copy(0, real, x).index_copy(0, places, meta)
 
@@ -194,19 +214,17 @@ class Decoder(nn.Module):
         """
         dtype = dtype or self.compute_dtype or self.embedding.weight.dtype
         layers = self._zero_states(slots, capacity + self.config.meta_tokens, dtype)
-        return DecoderState(layers, self._meta_state(dtype) if self.config.meta_tokens else None)
+        return DecoderState(layers, None if self.meta_tokens is None else self._meta_state(self.meta_tokens, dtype))
 
     def _zero_states(self, slots: int, capacity: int, dtype: torch.dtype) -> list[dict[str, Tensor]]:
         return [layer.mixer.new_state(slots, capacity, dtype, self.embedding.weight.device) for layer in self._layers()]
 
     @torch.no_grad()
-    def _meta_state(self, dtype: torch.dtype) -> list[dict[str, Tensor]]:
+    def _meta_state(self, meta_tokens: Tensor, dtype: torch.dtype) -> list[dict[str, Tensor]]:
         """What one sequence remembers after the meta tokens alone."""
-        count = self.config.meta_tokens
-        state = self._zero_states(1, count, dtype)
-        x = self.meta_tokens.to(self.compute_dtype or self.embedding.weight.dtype)
-        batch = Batch.of([torch.zeros(count, dtype=torch.int64)], slots=[0]).to(x.device)
-        self._through(x, batch, state)
+        state = self._zero_states(1, len(meta_tokens), dtype)
+        x = meta_tokens.to(self.compute_dtype or self.embedding.weight.dtype)
+        self._through(x, Batch.of([torch.zeros(len(x), dtype=torch.int64)], slots=[0]).to(x.device), state)
         return state
 
     @torch.no_grad()
@@ -215,7 +233,7 @@ class Decoder(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         std = math.sqrt(0.8 / self.config.hidden)
         self.embedding.weight.normal_(0, std, generator=generator)
-        if self.config.meta_tokens:
+        if self.meta_tokens is not None:
             self.meta_tokens.normal_(0, 1, generator=generator)
         for layer in self._layers():
             layer.norm.initialise()
@@ -227,7 +245,3 @@ class Decoder(nn.Module):
 
     def _layers(self) -> Iterable[ResidualLayer]:
         return cast(Iterable[ResidualLayer], self.layers)
-
-
-def _meta_tokens(config: DecoderConfig) -> nn.Parameter | None:
-    return nn.Parameter(torch.empty(config.meta_tokens, config.hidden)) if config.meta_tokens else None

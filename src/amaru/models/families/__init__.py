@@ -19,14 +19,14 @@ from typing import Any
 
 from amaru.errors import CheckpointError
 from amaru.models.decoder import DecoderConfig
-from amaru.models.families import llama, nemotron4, nemotron_h, own
+from amaru.models.families import hymba, llama, nemotron4, nemotron_h, own
 from amaru.models.families.fields import read_json
 from amaru.models.families.stored import Stored
 
 __all__ = ["FAMILIES", "Stored", "config_of", "family_for", "family_of", "presets", "read_json"]
 
 # `family_for` takes the first that does not refuse; `own` refuses nothing.
-ORDER: tuple[ModuleType, ...] = (nemotron_h, nemotron4, llama, own)
+ORDER: tuple[ModuleType, ...] = (nemotron_h, nemotron4, llama, hymba, own)
 FAMILIES: dict[str, ModuleType] = {model_type: family for family in ORDER for model_type in family.MODEL_TYPES}
 
 

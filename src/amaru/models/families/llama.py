@@ -18,12 +18,22 @@ LAYERS_PER_BLOCK = 2
 
 
 def _shape(
-    vocab: int, hidden: int, ffn: int, count: int, heads: tuple[int, int, int], rope: Rope, *, tied: bool, positions: int = 131072, **more: Any
+    vocab: int,
+    hidden: int,
+    ffn: int,
+    count: int,
+    heads: tuple[int, int, int],
+    rope: Rope,
+    *,
+    tied: bool,
+    positions: int = 131072,
+    bias: bool = False,
+    norm_eps: float = 1e-5,
 ) -> DecoderConfig:
     query_heads, kv_heads, channels = heads
-    attention = Attention(query_heads=query_heads, kv_heads=kv_heads, channels=channels, rope=rope, bias=more.pop("bias", False))
+    attention = Attention(query_heads=query_heads, kv_heads=kv_heads, channels=channels, rope=rope, bias=bias)
     block = (attention, MLP(ffn=ffn, gated=True, activation="silu"))
-    return DecoderConfig(vocab=vocab, hidden=hidden, layers=block * count, tied=tied, max_positions=positions, **more)
+    return DecoderConfig(vocab=vocab, hidden=hidden, layers=block * count, norm_eps=norm_eps, tied=tied, max_positions=positions)
 
 
 def _llama(factor: float) -> Rope:
@@ -33,15 +43,14 @@ def _llama(factor: float) -> Rope:
 def presets() -> dict[str, DecoderConfig]:
     """Shapes as Meta and Qwen published them."""
     qwen = Rope(base=1000000.0)
-    small = {"bias": True, "norm_eps": 1e-6}
     return {
         "llama-3.2-1b": _shape(128256, 2048, 8192, 16, (32, 8, 64), _llama(32.0), tied=True),
         "llama-3.2-3b": _shape(128256, 3072, 8192, 28, (24, 8, 128), _llama(32.0), tied=True),
         "llama-3.1-8b": _shape(128256, 4096, 14336, 32, (32, 8, 128), _llama(8.0), tied=False),
         "llama-3.1-70b": _shape(128256, 8192, 28672, 80, (64, 8, 128), _llama(8.0), tied=False),
-        "qwen2.5-0.5b": _shape(151936, 896, 4864, 24, (14, 2, 64), qwen, tied=True, positions=32768, **small),
-        "qwen2.5-1.5b": _shape(151936, 1536, 8960, 28, (12, 2, 128), qwen, tied=True, **small),
-        "qwen2.5-7b": _shape(152064, 3584, 18944, 28, (28, 4, 128), qwen, tied=False, **small),
+        "qwen2.5-0.5b": _shape(151936, 896, 4864, 24, (14, 2, 64), qwen, tied=True, bias=True, norm_eps=1e-6, positions=32768),
+        "qwen2.5-1.5b": _shape(151936, 1536, 8960, 28, (12, 2, 128), qwen, tied=True, bias=True, norm_eps=1e-6),
+        "qwen2.5-7b": _shape(152064, 3584, 18944, 28, (28, 4, 128), qwen, tied=False, bias=True, norm_eps=1e-6),
         "qwen2.5-72b": _shape(152064, 8192, 29568, 80, (64, 8, 128), qwen, tied=False, bias=True, norm_eps=1e-5),
     }
 

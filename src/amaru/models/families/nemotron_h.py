@@ -114,7 +114,7 @@ def refuses(config: DecoderConfig) -> str | None:
     widths = {kind: {layer for layer in config.layers if isinstance(layer, kind)} for kind in (Mamba2, Attention, MLP)}
     for kind, distinct in widths.items():
         if len(distinct) > 1:
-            return f"Nemotron-H's config.json holds one width for all {kind.__name__} layers, but this model has {len(distinct)} different ones"
+            return f"Nemotron-H's config.json holds one width for all {kind.__name__} layers, and this model has {len(distinct)}"
     return None
 
 

@@ -23,11 +23,11 @@ def refuses(config: DecoderConfig) -> str | None:
 
 
 def read_config(values: Mapping[str, Any]) -> DecoderConfig:
-    """The field `decoder`, exactly as `write_config` wrote it."""
+    """The field `stack`, exactly as `write_config` wrote it."""
     try:
-        return from_dict(DecoderConfig, values.get("decoder"))
+        return from_dict(DecoderConfig, values.get("stack"))
     except ConfigError as error:
-        raise CheckpointError(f"config.json describes no decoder: {error}") from None
+        raise CheckpointError(f"config.json describes no stack: {error}") from None
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
         "num_hidden_layers": len(config.layers),
         "max_position_embeddings": config.max_positions,
         "tie_word_embeddings": config.tied,
-        "decoder": to_dict(config),
+        "stack": to_dict(config),
     }
 
 
