@@ -8,7 +8,7 @@ from tests.ops.oracle import BF16, FP32, assert_close, bounds, with_gradients
 from torch import Tensor
 
 from amaru.errors import BackendError, ConfigError
-from amaru.ops.selective_scan import doubling, native, reference, selective_scan
+from amaru.ops.selective_scan import chunked, native, reference, selective_scan
 
 # inner, state, lengths of the sequences
 CASES = {
@@ -19,7 +19,7 @@ CASES = {
     "tiny and empty documents": (21, 7, [2, 1, 0, 1, 70, 2]),
     "decoding": (35, 24, [1, 1, 1]),
 }
-BACKENDS = {"doubling": doubling.selective_scan, "native": native.selective_scan}
+BACKENDS = {"chunked": chunked.selective_scan, "native": native.selective_scan}
 LONG = "130 tokens, odd channels and state"
 
 
@@ -71,9 +71,9 @@ def test_forward_and_gradients_equal_the_recurrence(backend, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_doubling_is_exact_in_float64(case):
+def test_chunked_is_exact_in_float64(case):
     tensors, cu_seqlens = arguments(case)
-    found = with_gradients(run(doubling.selective_scan, cu_seqlens), double(tensors))
+    found = with_gradients(run(chunked.selective_scan, cu_seqlens), double(tensors))
     assert_close(found, with_gradients(run(reference.selective_scan, cu_seqlens), double(tensors)), 1e-13)
 
 
@@ -109,11 +109,11 @@ def test_native_without_gradients_equals_the_recurrence(case, with_states):
     assert_close(found, expected, FP32)
 
 
-def test_doubling_and_reference_pass_gradcheck():
+def test_chunked_and_reference_pass_gradcheck():
     torch.manual_seed(0)
     shapes = (5, 3), (5, 3), (3, 2), (5, 2), (5, 2), (3,), (2, 3, 2)
     tensors = [torch.rand(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
-    for function in (doubling.selective_scan, reference.selective_scan):
+    for function in (chunked.selective_scan, reference.selective_scan):
         assert torch.autograd.gradcheck(run(function, bounds(4, 1)), tensors)
 
 

@@ -1,4 +1,4 @@
-"""The selective scan of Mamba-1 (Gu and Dao 2023, https://arxiv.org/abs/2312.00752, section 3), whose every channel has decays of its own."""
+"""The selective scan of Mamba-1 (Gu and Dao 2023, https://arxiv.org/abs/2312.00752): every channel has decays of its own."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from amaru.errors import ConfigError
 from amaru.ops.arguments import expect_shape, sequence_lengths
 from amaru.ops.backends import Backend, Op
 from amaru.ops.native import lacks
-from amaru.ops.selective_scan import doubling, native, reference
+from amaru.ops.selective_scan import chunked, native, reference
 
 
 def selective_scan(
@@ -63,6 +63,6 @@ SELECTIVE_SCAN = Op(
     "selective_scan",
     _sample,
     Backend("native", native.selective_scan, native.refuses, lacks),
-    Backend("doubling", doubling.selective_scan),
+    Backend("chunked", chunked.selective_scan),
     Backend("reference", reference.selective_scan),
 )
