@@ -19,9 +19,10 @@ from amaru.nn.layer import LayerConfig, tensor
 from amaru.nn.linear import Linear
 from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
+from amaru.nn.moe import MoE
 from amaru.nn.norm import NORMS, NormKind
 
-AnyLayer = Annotated[Mamba2 | Attention | MLP | HybridHead, Field(discriminator="kind")]
+AnyLayer = Annotated[Mamba2 | Attention | MLP | MoE | HybridHead, Field(discriminator="kind")]
 class DecoderConfig(Config):
     """A model as data.
 

@@ -1,14 +1,9 @@
-"""Pattern strings: one letter per layer, as the papers write a hybrid stack (M Mamba-2, * attention, - MLP)."""
+"""Pattern strings: one letter per layer, as the papers write a hybrid stack (M Mamba-2, * attention, - MLP, E mixture of experts)."""
 
 from collections.abc import Mapping, Sequence
 
 from amaru.errors import ConfigError
-from amaru.nn.attention import Attention
 from amaru.nn.layer import LayerConfig
-from amaru.nn.mamba2 import Mamba2
-from amaru.nn.mlp import MLP
-
-KINDS: dict[str, type[LayerConfig]] = {kind.letter: kind for kind in (Mamba2, Attention, MLP)}
 
 
 def layers_from_pattern(pattern: str, layers: Mapping[str, LayerConfig]) -> tuple[LayerConfig, ...]:

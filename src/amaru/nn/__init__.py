@@ -9,5 +9,6 @@ from amaru.nn.batch import Batch
 from amaru.nn.layer import LayerConfig, Probe
 from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
+from amaru.nn.moe import MoE
 
-__all__ = ["MLP", "Attention", "Batch", "LayerConfig", "Mamba2", "Probe"]
+__all__ = ["MLP", "Attention", "Batch", "LayerConfig", "Mamba2", "MoE", "Probe"]
