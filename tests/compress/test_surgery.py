@@ -11,12 +11,14 @@ from amaru.axes import Axis, Selection, keep
 from amaru.compress import Cut, cut_checkpoint, cut_config, cut_decoder
 from amaru.compress.surgery import cut_reader
 from amaru.errors import ConfigError
-from amaru.models import Decoder, cost
+from amaru.models import Decoder, DecoderConfig, cost
 from amaru.models.checkpoint import load, save
 from amaru.models.families import presets
-from amaru.nn import Attention, Mamba2
+from amaru.nn import MLP, Attention, Mamba2
+from amaru.nn.hybrid_head import HybridHead
 from amaru.nn.layer import tensor
 from amaru.nn.mamba2 import CONV_ROWS
+from amaru.nn.rope import Rope
 
 FREE = ["hidden", "group", "head", "channel", "state", "kv_group", "query", "qk_channel", "v_channel", "ffn"]
 KEPT = {"hidden": 13, "group": 1, "head": 2, "channel": 3, "state": 3, "kv_group": 1, "query": 1, "qk_channel": 4, "v_channel": 4, "ffn": 5}
@@ -212,3 +214,28 @@ def test_every_axis_of_every_layer_is_under_the_law():
     declared = {name for layer in (small_config().layers) for name, axis in layer.axes().items() if not axis.fixed}
     assert declared | {"hidden"} == set(FREE)
     assert {type(layer) for layer in small_config().layers} >= {Mamba2, Attention}
+
+
+def sharing_decoder() -> Decoder:
+    """Layers 0, 2 and 4 are parallel heads; 2 and 4 read the cache of 0."""
+    head = HybridHead(query_heads=4, kv_heads=2, qk_channels=4, v_channels=6, state=3, rank=2, rope=Rope())
+    reader = replace(head, shares_kv=True)
+    layers = (head, MLP(ffn=7), reader, MLP(ffn=7), reader)
+    decoder = Decoder(DecoderConfig(vocab=31, hidden=10, layers=layers, meta_tokens=3)).initialise(0).double()
+    decoder.compute_dtype = torch.float64
+    return decoder
+
+
+def test_layers_that_share_a_cache_are_cut_alike():
+    decoder = sharing_decoder()
+    axes = decoder.config.layers[0].axes()
+    orders = {"v_channel": [[5, 0, 3, 1, 2, 4], [1, 4, 0, 2, 5, 3]], "kv_group": [1, 0]}
+    order = {name: keep(axes[name], indices, axes) for name, indices in orders.items()}
+    batch = small_batch()
+    batch = replace(batch, ids=batch.ids % 31)
+    together = cut_decoder(decoder, Cut(tuple(range(5)), within=dict.fromkeys((0, 2, 4), order)))
+    torch.testing.assert_close(together(batch), decoder(batch), atol=1e-9, rtol=0)
+    with pytest.raises(ConfigError, match="Layers 0 and 4 share keys and values"):
+        cut_decoder(decoder, Cut(tuple(range(5)), within=dict.fromkeys((0, 2), order)))
+    with pytest.raises(ConfigError, match="drops that one"):
+        cut_decoder(decoder, Cut((1, 2, 3, 4)))

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from amaru.axes import Axes, Layout, Selections, keep
+from amaru.axes import Axes, Layout, Selection, Selections, keep
 from amaru.errors import ConfigError
 from amaru.models import cost
 from amaru.models.checkpoint import Checkpoint, assemble, write
@@ -42,12 +43,13 @@ def cut_config(config: DecoderConfig, cut: Cut) -> DecoderConfig:
     """`cut_config(parent, cut)`: the student's shape, from sizes alone.
 
     Raises `ConfigError` for layers that are missing, twice or out of order, axes the model does not have, selections
-    that do not fit their axis, and sizes that a layer cannot have.
+    that do not fit their axis, sizes that a layer cannot have, and layers that share a cache but are not cut alike.
     """
     _check_layers(config, cut)
     _check_selections("The network", config.axes(), cut.network)
     for index, selections in cut.within.items():
         _check_selections(f"Layer {index} ({config.layers[index].kind})", config.layers[index].axes(), selections)
+    _check_shared_caches(config, cut)
     sizes = _sizes(config.axes(), cut.network)
     layers = (config.layers[index].resized(_sizes(config.layers[index].axes(), cut.of(index))) for index in cut.layers)
     return replace(config, vocab=sizes["vocab"], hidden=sizes["hidden"], layers=tuple(layers))  # type: ignore[arg-type]
@@ -136,3 +138,19 @@ def _check_selections(owner: str, axes: Axes, selections: Selections) -> None:
             keep(axes[name], selection.indices, axes)
         except ConfigError as error:
             raise ConfigError(f"{owner}: {error}") from None
+
+
+def _check_shared_caches(config: DecoderConfig, cut: Cut) -> None:
+    """A cache that several layers read has one order of heads and channels, so they are cut alike, and never without its owner."""
+    for index, source in config.kv_sources().items():
+        if index not in cut.layers or source is None:
+            continue
+        if source not in cut.layers:
+            raise ConfigError(f"The cut keeps layer {index}, which reads keys and values of layer {source}, but drops that one.")
+        for name in ("kv_group", "qk_channel", "v_channel"):
+            if not _equal(cut.of(index).get(name), cut.of(source).get(name)):
+                raise ConfigError(f"Layers {source} and {index} share keys and values, so their {name} must be cut alike.")
+
+
+def _equal(one: Selection | None, other: Selection | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one.indices, other.indices))

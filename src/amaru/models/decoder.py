@@ -46,15 +46,24 @@ class DecoderConfig(Config):
     max_positions: int = Field(default=8192, gt=0)
 
     def check(self) -> None:
-        owned: tuple[int, int, int] | None = None
+        for index, source in self.kv_sources().items():
+            layer, owner = self.layers[index], None if source is None else self.layers[source]
+            if not isinstance(layer, HybridHead) or not isinstance(owner, HybridHead) or layer.cache_shape != owner.cache_shape:
+                raise ConfigError(
+                    f"Layer {index} shares keys and values, but "
+                    + ("no layer before it owns any." if owner is None else f"those of layer {source} have other heads or channels.")
+                )
+
+    def kv_sources(self) -> dict[int, int | None]:
+        """For each layer that shares keys and values the layer whose it reads: the nearest before it that owns some."""
+        sources: dict[int, int | None] = {}
+        owner = None
         for index, layer in enumerate(self.layers):
-            if isinstance(layer, HybridHead):
-                if layer.shares_kv and layer.cache_shape != owned:
-                    raise ConfigError(
-                        f"Layer {index} shares keys and values of {layer.cache_shape} (heads, qk and v channels); "
-                        f"the nearest layer before it that owns some has {owned}."
-                    )
-                owned = layer.cache_shape
+            if isinstance(layer, HybridHead) and layer.shares_kv:
+                sources[index] = owner
+            elif isinstance(layer, HybridHead):
+                owner = index
+        return sources
 
     def axes(self) -> Axes:
         """The axes of the network; each layer adds its own."""
