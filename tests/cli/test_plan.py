@@ -1,12 +1,10 @@
-"""`amaru plan` against the published sizes of Nemotron-H-8B, and its answer to "does it fit?"."""
+"""`amaru plan` against published sizes, its answer to "does it fit?", and how it looks in a narrow terminal."""
 
 import json
 
-import psutil
 import pytest
 
 from amaru.cli.main import main
-from amaru.cli.plan import capacity
 
 
 def test_the_numbers_are_those_of_the_specification(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +40,12 @@ def test_the_context_changes_only_the_cache(capsys: pytest.CaptureFixture[str]) 
         (["--context", "-1"], "context"),
         (["--device", "h10"], "'h100'"),
         (["--device", "0"], "is not a size"),
+        (["--device", "3xh100"], "1, 2, 4, 8 would do"),
+        (["--device", "h100", "--reserve", "100%"], "leaves nothing"),
+        (["--device", "h100", "--reserve", "some"], "is not a size"),
+        (["--bandwidth", "1TB"], "--device cpu"),
+        (["--device", "h100", "--bandwidth", "fast"], "is not a size"),
+        (["--embedding", "int3"], "embedding"),
     ],
 )
 def test_wrong_settings_are_sentences(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,6 +53,42 @@ def test_wrong_settings_are_sentences(words: list[str], told: str, capsys: pytes
     assert told in capsys.readouterr().err
 
 
-def test_devices_are_sizes_names_or_this_machine() -> None:
-    assert capacity("cpu") == psutil.virtual_memory().total
-    assert capacity("RTX-5090") == 32607 * 2**20 and capacity("2GiB") == 2**31 and capacity("1e9") == 10**9
+def test_the_340b_in_fp8_on_eight_devices_is_the_published_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "nemotron-4-340b", *"--weights fp8 --kv fp8 --device 8xH100-80GB --json".split()]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [round(facts[name]["weights"] / 1e9, 1) for name in ("memory", "memory_per_device")] == [350.5, 43.8]
+    assert facts["kv_bytes_per_token"] == 294_912
+    assert round(facts["lower_bounds"]["weights_once_seconds"] * 1000, 1) == 13.1
+    assert facts["lower_bounds"]["decode"]["bound_by"] == "memory"
+    main(["plan", "nemotron-4-340b", *"--weights fp8 --device 8x80GB --reserve 8GB --json".split()])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["device"]["usable"] == 72_000_000_000 and facts["sequences_that_fit"] == 93
+    assert facts["lower_bounds"]["decode"]["seconds"] is None
+
+
+def test_reserves_are_shares_or_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    usable = {}
+    for reserve in ("0", "10%", "6GiB"):
+        main(["plan", "llama-3.2-1b", "--device", "24GiB", "--reserve", reserve, "--json"])
+        usable[reserve] = json.loads(capsys.readouterr().out)["device"]["usable"] / 2**30
+    assert usable == {"0": 24, "10%": pytest.approx(21.6), "6GiB": 18}
+
+
+def test_given_figures_make_times_of_any_device(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "llama-3.2-1b", *"--device 64GiB --bandwidth 50GB --flops 2T --context 100 --json".split()])
+    facts = json.loads(capsys.readouterr().out)
+    bounds = facts["lower_bounds"]
+    assert bounds["weights_once_seconds"] == facts["memory"]["weights"] / 50e9
+    assert bounds["prefill"]["compute_seconds"] == pytest.approx(facts["prefill_flops"] / 2e12)
+    assert facts["device"]["source"] == "as given"
+
+
+@pytest.mark.parametrize("model", ["nemotron-h-56b", "nemotron-4-340b", "hymba-1.5b"])
+def test_it_is_readable_in_80_columns(model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    devices = "" if model == "hymba-1.5b" else "8x"
+    main(["plan", model, *f"--weights fp8 --device {devices}H100-80GB --batch 32 --context 100000".split()])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for text in ("First-order lower bound", "at least", "decode 32 x 1", "compute-bound", "memory-bound", "fp8: matrices of layers"):
+        assert text in out
