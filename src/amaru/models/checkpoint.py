@@ -156,8 +156,12 @@ def assemble(config: DecoderConfig, read: Read, dtype: torch.dtype | None = None
 
 def in_dtype(tensor: Tensor, spec: TensorSpec, dtype: torch.dtype | None) -> Tensor:
     """As a model computes with it: None keeps the stored dtype, but what `keep_fp32` says is always in at least fp32."""
-    dtype = dtype or tensor.dtype
-    return tensor.to(torch.promote_types(dtype, torch.float32) if spec.keep_fp32 else dtype)
+    return tensor.to(kept(spec, dtype or tensor.dtype))
+
+
+def kept(spec: TensorSpec, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of one tensor of a model in `dtype`."""
+    return torch.promote_types(dtype, torch.float32) if spec.keep_fp32 else dtype
 
 
 def place(decoder: Decoder, name: str, tensor: Tensor) -> None:
@@ -219,8 +223,7 @@ def _planned(family: ModuleType, config: DecoderConfig, dtype: Dtype) -> Iterato
     for stored in family.stored(config if family.TIES_HEAD else replace(config, tied=False)):
         ours = "embedding.weight" if config.tied and stored.ours == "head.weight" else stored.ours
         spec, axes = specs[ours]
-        kept = torch.promote_types(dtype, torch.float32) if spec.keep_fp32 and isinstance(dtype, torch.dtype) else dtype
-        found = kept if isinstance(kept, torch.dtype) else kept(ours)
+        found = kept(spec, dtype) if isinstance(dtype, torch.dtype) else dtype(ours)
         yield stored._replace(ours=ours), Entry(stored.name, NAMES[found], _shape(spec.layout.shape(axes), stored))
 
 
