@@ -13,6 +13,8 @@ ROOT = Path(amaru.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in MODULES]
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+READS_PICKLES = Path("models/formats/restricted_unpickler.py")  # from which no code can run; its tests say so
+WRITES_PICKLES = Path("models/formats/megatron/torch_dist_writer.py")  # a format of others that is made of them
 
 
 @pytest.fixture(params=MODULES, ids=NAMES)
@@ -40,9 +42,10 @@ def test_it_says_what_it_is(module):
 def test_nothing_is_read_through_pickle_and_no_remote_code_runs(module):
     path, tree = module
     for node in ast.walk(tree):
-        assert not imported(node) & UNPICKLERS, f"{path} imports {imported(node)}"
+        assert path == READS_PICKLES or not imported(node) & UNPICKLERS, f"{path} imports {imported(node)}"
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            assert (node.value.id, node.attr) not in {("torch", "load"), ("torch", "save")}, f"{path}:{node.lineno}"
+            forbidden = {("torch", "load")} | (set() if path == WRITES_PICKLES else {("torch", "save")})
+            assert (node.value.id, node.attr) not in forbidden, f"{path}:{node.lineno}"
         if isinstance(node, ast.keyword):
             assert node.arg not in {"trust_remote_code", "allow_pickle"}, f"{path}:{node.value.lineno}"
 

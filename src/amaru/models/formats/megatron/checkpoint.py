@@ -1,0 +1,189 @@
+"""A Megatron checkpoint as a source: our config, and tensors under our names, read as they are asked for."""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amaru.axes import size
+from amaru.config.atomic import recover_directory
+from amaru.errors import CheckpointError
+from amaru.models.decoder import DecoderConfig
+from amaru.models.families import family_of, read_json
+from amaru.models.formats.megatron.archive import TorchArchive
+from amaru.models.formats.megatron.arguments import read_arguments, scheme_of, write_arguments
+from amaru.models.formats.megatron.gather import Readable, gather
+from amaru.models.formats.megatron.layouts import Packed, Place, Scheme, packed_tensors
+from amaru.models.formats.megatron.torch_dist import TorchDist
+from amaru.models.formats.restricted_unpickler import Record
+from amaru.models.tensor_file import listed
+
+TRACKER = "latest_checkpointed_iteration.txt"
+EMBEDDING = "embedding.word_embeddings.weight"
+ROOTS = ("embedding.", "decoder.", "output_layer.", "mtp.", "rotary_pos_emb.")
+READABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+MOST_PADDING = 16384  # rows of an embedding beyond the vocabulary: 128 for each of 128 ranks
+LIMITS = ("seq_length", "max_position_embeddings", "vocab_size", "padded_vocab_size")  # of a run, not of the function
+
+# Norms of checkpoints made without Transformer Engine keep a name of their own.
+OTHER_NAMES = (
+    (r"^(decoder\.layers\.(?:\d+\.)?)input_layernorm\.", r"\1self_attention.linear_qkv.layer_norm_"),
+    (r"^(decoder\.layers\.(?:\d+\.)?)pre_mlp_layernorm\.", r"\1mlp.linear_fc1.layer_norm_"),
+    (r"^(decoder\.layers\.\d+\.)norm\.", r"\1mixer.in_proj.layer_norm_"),
+)
+
+
+class MegatronCheckpoint:
+    """`MegatronCheckpoint("checkpoints").read("layers.0.mixer.in_proj.weight")`: Nemotron-H or Nemotron-4, of any number of ranks.
+
+    `path` is a directory with `latest_checkpointed_iteration.txt`, or of one iteration. The config is that of a `config.json`
+    beside the tensors, or else of the arguments kept with them; where both are, they must agree. `notes` say what was left out.
+    Raises `CheckpointError` naming what is missing, left over, of the wrong shape, cut short, or not agreed upon.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = recover_directory(path)
+        if not self.path.is_dir():
+            raise CheckpointError(f"There is no checkpoint directory {path}.")
+        self.directory = iteration_directory(self.path)
+        self._open(TorchDist(self.directory), arguments(self.directory), self.directory / "config.json")
+
+    def _open(self, held: TorchDist, said: tuple[Mapping[str, Any], str] | None, config: Path) -> None:
+        self._held = held
+        self.notes: list[str] = []
+        self._names = _by_canonical_name(held.tensors)
+        if EMBEDDING not in self._names:
+            raise CheckpointError(f"{held.directory} has no {EMBEDDING}, so it holds no model that amaru reads.")
+        rows = held.tensors[self._names[EMBEDDING]].shape[0]
+        self.config = agreed(read_json(config) if config.is_file() else None, said, rows, held.directory)
+        self._packed: dict[str, tuple[Packed, str]] = {}
+        self._check()
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.config.tensors())
+
+    def dtype(self, name: str) -> torch.dtype:
+        packed, _ = self._packed[name]
+        return self._held.tensors[self._names[next(iter(packed.theirs.values())).name]].dtype
+
+    def read(self, name: str) -> Tensor:
+        spec, axes = self.config.tensors()[name]
+        return self.rows(name, 0, spec.layout.shape(axes)[0])
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Some of a tensor's first dimension, nothing else being read where they lie together."""
+        packed, part = self._packed[name]
+        theirs = [self._readable(packed, part, place) for part, place in packed.theirs.items()]
+        return gather(theirs, packed.for_ours(part)[start:stop])
+
+    def _readable(self, packed: Packed, part: str, place: Place) -> Readable:
+        count = size(packed.theirs_dimensions(part)[0], packed.axes)
+        return Readable(count, partial(self._held.rows, self._names[place.name], layer=place.layer))
+
+    def _check(self) -> None:
+        """Exactly the tensors of the config are there, by name, shape and kind."""
+        stacked = any(name.startswith("decoder.layers.") and not name.split(".")[2].isdigit() for name in self._names)
+        scheme = scheme_of(self.config)
+        if scheme.hybrid and stacked:
+            raise CheckpointError(f"{self._held.directory} stacks its layers in one tensor, which no hybrid model does.")
+        missing: list[str] = []
+        expected: set[str] = set()
+        for packed in packed_tensors(self.config, Scheme(scheme.hybrid, stacked)):
+            self._packed |= {name: (packed, part) for part, name in packed.ours.items()}
+            for part, place in packed.theirs.items():
+                expected.add(place.name)
+                missing += [] if place.name in self._names else [place.name]
+                if place.name in self._names:
+                    self._check_one(packed, part, place)
+        if missing:
+            raise CheckpointError(f"{self._held.directory} lacks {len(set(missing))} tensors: {listed(sorted(set(missing)))}.")
+        self._leave_out(expected)
+
+    def _check_one(self, packed: Packed, part: str, place: Place) -> None:
+        name = self._names[place.name]
+        tensor = self._held.tensors[name]
+        rows, *columns = (size(dimension, packed.axes) for dimension in packed.theirs_dimensions(part))
+        padding = tensor.shape[0] - rows if packed.sharded == "vocab" and tensor.shape else 0
+        if not 0 <= padding <= MOST_PADDING or tensor.shape != (*place.lead, rows + padding, *columns):
+            shape = list(tensor.shape)
+            raise CheckpointError(
+                f"{self._held.directory}: {name} has shape {shape}, but its config asks for {[*place.lead, rows, *columns]}."
+            )
+        if padding and place.name == EMBEDDING:
+            self.notes.append(f"{padding} rows of padding behind a vocabulary of {rows} are left out")
+        if tensor.dtype not in READABLE:
+            raise CheckpointError(f"{self._held.directory}: {name} is stored as {tensor.dtype}; amaru reads {listed(map(str, READABLE))}.")
+        if not tensor.whole:
+            raise CheckpointError(f"{self._held.directory}: the chunks of {name} do not make up its shape {list(tensor.shape)}.")
+
+    def _leave_out(self, expected: set[str]) -> None:
+        """Training state is left out, with a note; a tensor of the model that the config does not know is an error."""
+        rest = sorted(self._names.keys() - expected)
+        unknown = [self._names[name] for name in rest if name.startswith(ROOTS)]
+        if self.config.tied and "output_layer.weight" in unknown:
+            raise CheckpointError(f"{self._held.directory} has an output_layer.weight, but its config ties the head to the embedding.")
+        if unknown:
+            raise CheckpointError(f"{self._held.directory} has {len(unknown)} tensors that its config does not know: {listed(unknown)}.")
+        if rest:
+            self.notes.append(f"{len(rest)} tensors of the training state are left out")
+
+
+def iteration_directory(path: Path) -> Path:
+    """The directory that holds the tensors: `path`, or the iteration in it that its tracker names."""
+    if not (path / TRACKER).is_file():
+        return path
+    said = (path / TRACKER).read_bytes()[:32].decode("ascii", "replace").strip()
+    if said != "release" and not re.fullmatch(r"\d{1,12}", said):
+        raise CheckpointError(f"{path / TRACKER} says {said!r}; the number of an iteration, or 'release', is needed.")
+    directory = path / (said if said == "release" else f"iter_{int(said):07d}")
+    if not directory.is_dir():
+        raise CheckpointError(f"{path} lacks the directory {directory.name} that {TRACKER} names.")
+    return directory
+
+
+def arguments(directory: Path) -> tuple[Mapping[str, Any], str] | None:
+    """What a training run said of its model, and where it said so: arguments in common.pt, or run_config.yaml."""
+    common = directory / "common.pt"
+    held = TorchArchive(common).contents if common.is_file() else {}
+    said = held.get("args") if isinstance(held, dict) else None
+    if isinstance(said, Record):
+        return said.fields, str(common)
+    return None
+
+
+def agreed(values: Mapping[str, Any] | None, said: tuple[Mapping[str, Any], str] | None, rows: int, directory: Path) -> DecoderConfig:
+    """The config of `config.json`, of the arguments, or of both when they say the same of what both can say."""
+    theirs = read_arguments(*said, rows) if said else None
+    if values is None:
+        if theirs is None:
+            raise CheckpointError(
+                f"{directory} says nothing of its model's shape: neither arguments in common.pt, nor a config.json; put one beside it."
+            )
+        return theirs
+    ours = family_of(dict(values)).read_config(values)
+    if theirs is not None and said is not None:
+        left, right = (write_arguments(config, torch.float32) for config in (ours, theirs))
+        for name in left:
+            if left[name] != right.get(name) and name not in LIMITS:
+                both = f"{left[name]} in one, {right.get(name)} in the other"
+                raise CheckpointError(f"{directory / 'config.json'} and {said[1]} contradict each other: {name} is {both}.")
+    return ours
+
+
+def _by_canonical_name(names: Iterable[str]) -> dict[str, str]:
+    """Names in the checkpoint by the ones used here: without the prefix of a wrapping module, norms fused."""
+    found: dict[str, str] = {}
+    for name in names:
+        canonical = name
+        for prefix in ("module.", "model."):
+            canonical = canonical.removeprefix(prefix) if canonical.removeprefix(prefix).startswith(ROOTS) else canonical
+        for pattern, fused in OTHER_NAMES:
+            canonical = re.sub(pattern, fused, canonical)
+        if (other := found.setdefault(canonical, name)) != name:
+            raise CheckpointError(f"A checkpoint holds one tensor under two names: {other[:80]} and {name[:80]}.")
+    return found
