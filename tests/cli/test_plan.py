@@ -54,13 +54,13 @@ def test_wrong_settings_are_sentences(words: list[str], told: str, capsys: pytes
 
 
 def test_the_340b_in_fp8_on_eight_devices_is_the_published_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "nemotron-4-340b", *"--weights fp8 --kv fp8 --device 8xH100-80GB --json".split()]) == 0
+    assert main(["plan", "nemotron-4-340b", *["--weights", "fp8", "--kv", "fp8", "--device", "8xH100-80GB", "--json"]]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert [round(facts[name]["weights"] / 1e9, 1) for name in ("memory", "memory_per_device")] == [350.5, 43.8]
     assert facts["kv_bytes_per_token"] == 294_912
     assert round(facts["lower_bounds"]["weights_once_seconds"] * 1000, 1) == 13.1
     assert facts["lower_bounds"]["decode"]["bound_by"] == "memory"
-    main(["plan", "nemotron-4-340b", *"--weights fp8 --device 8x80GB --reserve 8GB --json".split()])
+    main(["plan", "nemotron-4-340b", *["--weights", "fp8", "--device", "8x80GB", "--reserve", "8GB", "--json"]])
     facts = json.loads(capsys.readouterr().out)
     assert facts["device"]["usable"] == 72_000_000_000 and facts["sequences_that_fit"] == 93
     assert facts["lower_bounds"]["decode"]["seconds"] is None
@@ -75,7 +75,7 @@ def test_reserves_are_shares_or_sizes(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_given_figures_make_times_of_any_device(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["plan", "llama-3.2-1b", *"--device 64GiB --bandwidth 50GB --flops 2T --context 100 --json".split()])
+    main(["plan", "llama-3.2-1b", *["--device", "64GiB", "--bandwidth", "50GB", "--flops", "2T", "--context", "100", "--json"]])
     facts = json.loads(capsys.readouterr().out)
     bounds = facts["lower_bounds"]
     assert bounds["weights_once_seconds"] == facts["memory"]["weights"] / 50e9

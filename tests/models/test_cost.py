@@ -7,7 +7,16 @@ import torch
 from tests.models.random_models import FAMILIES, random_model
 
 from amaru.models import Decoder, DecoderConfig
-from amaru.models.cost import Workload, forward_flops, kv_bytes_per_token, memory, parameters, parameters_by_kind, prompt_flops
+from amaru.models.cost import (
+    Workload,
+    active_parameters,
+    forward_flops,
+    kv_bytes_per_token,
+    memory,
+    parameters,
+    parameters_by_kind,
+    prompt_flops,
+)
 from amaru.models.families import config_of, presets
 from amaru.models.pattern import pattern_of
 from amaru.nn import MLP, Attention, Mamba2
@@ -22,6 +31,7 @@ PUBLISHED = {
     "nemotron-h-56b": 56.32,
     "nemotron-nano-9b-v2": 8.89,
     "nemotron-nano-12b-v2": 12.31,
+    "nemotron-3-nano-30b-a3b": 31.6,
     "nemotron-4-15b": 15.6,
     "nemotron-4-340b": 341_029_195_776,
     "minitron-4b": 4.19,
@@ -37,6 +47,7 @@ PUBLISHED = {
     "hymba-1.5b": 1_522_797_824,
     "hymba-350m": 0.35,
     "hymba-125m": 0.13,
+    "nemotron-3-nano-30b-a3b": 31_577_940_288,
 }
 KV_BYTES = {"nemotron-h-4b": 16_384, "nemotron-h-8b": 16_384, "nemotron-h-47b": 20_480, "nemotron-h-56b": 40_960}
 SSM_MIB = {"nemotron-h-4b": 84, "nemotron-h-8b": 96, "nemotron-h-47b": 720, "nemotron-h-56b": 864}
@@ -59,6 +70,15 @@ def test_presets_have_the_published_parameters(name: str) -> None:
     published, counted = PUBLISHED[name], parameters(config_of(name))
     digits = len(str(published).partition(".")[2])
     assert published == (counted if isinstance(published, int) else round(counted / 1e9, digits))
+
+
+def test_a_token_uses_the_published_share_of_the_experts() -> None:
+    config = config_of("nemotron-3-nano-30b-a3b")
+    embedding, active = config.vocab * config.hidden, active_parameters(config)
+    assert [round(found / 1e9, 1) for found in (active, active - embedding)] == [3.6, 3.2]
+    assert active == parameters(config) - 23 * (128 - 6) * 2 * 1856 * 2688
+    assert forward_flops(config, 0) == pytest.approx(2 * (active - embedding), rel=0.02)
+    assert active < active_parameters(config, 2) < 2 * active and active_parameters(config, 10**6) == parameters(config)
 
 
 def test_layers_of_the_8b_have_the_parameters_that_multiplication_by_hand_gives() -> None:

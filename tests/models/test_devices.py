@@ -27,7 +27,8 @@ def test_names_are_read_in_any_case(text: str, count: int, name: str) -> None:
 
 def test_a_size_and_this_machine_have_memory_and_no_speed() -> None:
     assert machine("cpu").device.memory == psutil.virtual_memory().total
-    assert machine("8x80GB").device.memory == 80 * 10**9 and machine("2GiB").device.memory == 2**31 and machine("1e9").device.memory == 10**9
+    sizes = {"8x80GB": 80 * 10**9, "2GiB": 2**31, "1e9": 10**9}
+    assert {text: machine(text).device.memory for text in sizes} == sizes
     for text in ("cpu", "24GiB"):
         assert machine(text).device.bandwidth is None and machine(text).device.rate("bf16") is None
 

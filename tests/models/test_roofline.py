@@ -8,6 +8,7 @@ from amaru.models.devices import Device, Machine, machine
 from amaru.models.families import config_of
 from amaru.models.roofline import decode, prefill, weights_once
 from amaru.nn import MLP, Attention, Mamba2
+from amaru.nn.moe import MoE
 
 TOY = Device(name="toy", memory=10**9, bandwidth=1000.0, flops={"bf16": 500.0, "fp8": 2000.0})
 ATTENTION = Attention(query_heads=6, kv_heads=2, channels=5)
@@ -42,6 +43,15 @@ def test_flops_are_done_at_the_rate_of_their_format_by_all_devices() -> None:
     assert decode(config, workload, two).compute == pytest.approx(3 * (matrices / 2000 + (9 * scores + head) / 500) / 2, rel=1e-12)
     seen = sum(range(1, 10))
     assert prefill(config, workload, two).compute == pytest.approx((9 * matrices / 2000 + (seen * scores + head) / 500) / 2, rel=1e-12)
+
+
+def test_experts_that_no_token_is_sent_to_are_not_read() -> None:
+    moe = MoE(experts=8, top_k=2, ffn=5, shared_ffn=3)
+    config, one = DecoderConfig(vocab=12, hidden=8, layers=(moe,), tied=True), Machine(count=1, device=TOY)
+    whole, expert = memory(config, Workload()).weights, 2 * 2 * 5 * 8
+    for batch, touched in ((1, 2), (2, 8 * (1 - 0.75**2)), (10**6, 8)):
+        moved = decode(config, Workload(batch=batch), one).memory
+        assert moved and whole - moved * 1000 == pytest.approx((8 - touched) * expert)
 
 
 def test_prefill_moves_one_sequence_and_decode_all() -> None:

@@ -27,7 +27,8 @@ LAYERS = [
 def test_a_device_holds_the_rows_that_its_shard_of_the_axis_leaves(layer: LayerConfig, devices: int) -> None:
     axes = layer.axes() | DecoderConfig(vocab=11, hidden=10, layers=()).axes()
     if axes[layer.sharded].size % devices:
-        pytest.raises(ConfigError, layer_axes, layer, devices)
+        with pytest.raises(ConfigError):
+            layer_axes(layer, devices)
         return
     held = axes | layer_axes(layer, devices)
     for name, spec in (layer.tensors() | layer.state_tensors() | layer.cache_tensors()).items():

@@ -55,8 +55,9 @@ def command(
       decode   a token more for each of --batch sequences of --context tokens:
                weights and KV are read, states read and written
 
-    An embedding that is not the head is looked up, not read. Products with fp8, int8 and nvfp4 weights run at that format's rate
-    where the device has one, else at that of 16 bits. Communication and launches come on top.
+    An embedding that is not the head is looked up, not read; of experts those are read that even routing would touch. Products
+    with fp8, int8 and nvfp4 weights run at that format's rate where the device has one, else at that of 16 bits. Communication
+    and launches come on top.
     """
     from amaru.config import from_dict
     from amaru.models.cost import Workload
@@ -78,11 +79,12 @@ def command(
 def describe(config: Any, workload: Any) -> dict[str, Any]:
     """Counts of a `DecoderConfig` under a `Workload`, on one device or on all together."""
     from amaru.config import to_dict
-    from amaru.models.cost import forward_flops, kv_bytes_per_token, memory, parameters, prompt_flops
+    from amaru.models.cost import active_parameters, forward_flops, kv_bytes_per_token, memory, parameters, prompt_flops
 
     need = memory(config, workload)
     return {
         "parameters": parameters(config),
+        "active_parameters": active_parameters(config),
         "workload": {**to_dict(workload), "embedding": workload.vocabulary, "vectors": workload.wide},
         "memory": _bytes(need),
         "kv_bytes_per_token": kv_bytes_per_token(config, workload.kv),
@@ -157,7 +159,8 @@ def _advice(facts: Mapping[str, Any]) -> str:
 
 def show(facts: Mapping[str, Any], console: Console) -> None:
     workload = facts["workload"]
-    asked = f"  {count(facts['parameters'])} parameters, {workload['batch']} x {workload['context']} tokens\n"
+    active = f" ({count(facts['active_parameters'])} for a token)" if facts["active_parameters"] < facts["parameters"] else ""
+    asked = f"  {count(facts['parameters'])} parameters{active}, {workload['batch']} x {workload['context']} tokens\n"
     console.print(Text.assemble((facts["model"], "bold"), asked))
     console.print(_memory_table(facts))
     console.print(_formats(workload))

@@ -81,6 +81,11 @@ def parameters(config: DecoderConfig) -> int:
     return sum(spec.layout.numel(axes) * count for _, spec, axes, count in _tensors(config, 1))
 
 
+def active_parameters(config: DecoderConfig, tokens: int = 1) -> int:
+    """Parameters that so many tokens use: all but experts that none of them is sent to, if routing is even."""
+    return parameters(config) - sum(layer.idle(config.hidden, tokens) for layer in config.layers)
+
+
 def parameters_by_kind(config: DecoderConfig) -> dict[str, int]:
     """Parameters of the layers of each kind, of embedding and head, of meta tokens where there are some, of the final norm."""
     counts: dict[str, int] = {}

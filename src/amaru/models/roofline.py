@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-from amaru.models.cost import BYTES, Flops, Memory, Workload, memory, prompt_flops, step_flops
+from amaru.models.cost import BYTES, Flops, Workload, active_parameters, memory, parameters, prompt_flops, step_flops
 from amaru.models.decoder import DecoderConfig
 from amaru.models.devices import Machine
+from amaru.models.tensor_parallel import network_axes
 
 
 class Phase(NamedTuple):
@@ -28,17 +29,17 @@ class Phase(NamedTuple):
 
 
 def prefill(config: DecoderConfig, workload: Workload, machine: Machine) -> Phase:
-    """One sequence of `workload.context` tokens: every weight is read once, KV and states are written once."""
+    """One sequence of `workload.context` tokens: weights are read once, KV and states are written once."""
     need = memory(config, workload, machine.count)
-    moved = _read(config, workload, machine, need) + need.sequences / workload.batch
+    moved = _read(config, workload, machine, workload.context) + need.sequences / workload.batch
     return _phase(moved, prompt_flops(config, workload.context), workload, machine)
 
 
 def decode(config: DecoderConfig, workload: Workload, machine: Machine) -> Phase:
-    """One token more for each of `workload.batch` sequences that have `workload.context` tokens: every weight and all of KV is
-    read once, states are read and written."""
+    """One token more for each of `workload.batch` sequences that have `workload.context` tokens: weights and KV are read once,
+    states are read and written."""
     need = memory(config, workload, machine.count)
-    moved = _read(config, workload, machine, need) + need.sequences + need.ssm_state + need.conv_state
+    moved = _read(config, workload, machine, workload.batch) + need.sequences + need.ssm_state + need.conv_state
     step = step_flops(config, workload.context)
     return _phase(moved, Flops(*(flops * workload.batch for flops in step)), workload, machine)
 
@@ -49,10 +50,13 @@ def weights_once(config: DecoderConfig, workload: Workload, machine: Machine) ->
     return memory(config, workload, machine.count).weights / bandwidth if bandwidth else None
 
 
-def _read(config: DecoderConfig, workload: Workload, machine: Machine, need: Memory) -> float:
-    """Bytes of weights that a device reads: all but an embedding of its own, of which only the rows of the tokens are."""
-    rows = -(-config.vocab // machine.count)
-    return need.weights - (0 if config.tied else BYTES[workload.vocabulary] * rows * config.hidden)
+def _read(config: DecoderConfig, workload: Workload, machine: Machine, tokens: int) -> float:
+    """Bytes of weights that a device reads for so many tokens: neither an embedding of its own, of which only their rows are
+    read, nor experts that none of them is sent to."""
+    rows = network_axes(config, machine.count)["vocab"].size
+    embedding = 0 if config.tied else BYTES[workload.vocabulary] * rows * config.hidden
+    idle = BYTES[workload.weights] * (parameters(config) - active_parameters(config, tokens)) / machine.count
+    return memory(config, workload, machine.count).weights - embedding - idle
 
 
 def _phase(moved: float, flops: Flops, workload: Workload, machine: Machine) -> Phase:

@@ -67,6 +67,10 @@ class LayerConfig(Config):
     def flops(self, hidden: int, context: int) -> int:
         """Multiply-adds counted twice, forward, for one token that sees `context` tokens."""
 
+    def idle(self, hidden: int, tokens: int = 1) -> int:
+        """Parameters that `tokens` tokens leave alone: experts that none of them is sent to, if all are sent to equally often."""
+        return 0
+
     @abstractmethod
     def build(self, hidden: int, norm_eps: float) -> "Mixer":
         """The module, with uninitialised weights."""

@@ -89,6 +89,10 @@ class MoE(LayerConfig):
         experts = 4 * (self.top_k * self.ffn * (self.latent or hidden) + self.shared_ffn * hidden)
         return 2 * hidden * self.experts + latent + experts
 
+    def idle(self, hidden: int, tokens: int = 1) -> int:
+        untouched = self.experts * (1 - self.top_k / self.experts) ** tokens
+        return round(untouched * 2 * self.ffn * (self.latent or hidden))
+
     def build(self, hidden: int, norm_eps: float) -> "MoEMixer":
         return MoEMixer(self, hidden)
 
