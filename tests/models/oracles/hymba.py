@@ -136,7 +136,7 @@ def random_config(seed: int) -> dict[str, Any]:
     """A small `config.json` in the released form; global layers first, last and between, window layers in runs that share a cache."""
     draw = random.Random(seed)
     kv_heads, expand = draw.choice((1, 2, 3)), draw.choice((1, 2, 3))
-    heads, channels = kv_heads * draw.choice((1, 2, 3)), draw.choice((3, 4, 5, 6))
+    heads, channels = max(2, kv_heads * draw.choice((1, 2, 3))), draw.choice((4, 5, 6, 7))
     runs = [[draw.choice((1, 2, 3)) for _ in range(draw.choice((1, 2)))] for _ in range(draw.choice((1, 2)))]
     runs[0][0] = 2 + seed % 2  # in every model a pair or a triple that shares
     global_layers, groups, index = [0], [], 1
@@ -165,7 +165,7 @@ def random_config(seed: int) -> dict[str, Any]:
         "hidden_size": heads * channels,
         "initializer_range": 0.02,
         "intermediate_size": draw.choice((17, 29)),
-        "kq_head_dim": -1 if channels in (4, 6) and draw.random() < 0.5 else draw.choice((4, 6, 8)),
+        "kq_head_dim": -1 if channels % 2 == 0 and draw.random() < 0.5 else draw.choice((4, 6, 8)),
         "kq_norm": "none",
         "kv_reuse_every_i_layer": -1,
         "kv_reuse_group": [group for group in groups if len(group) > 1],
