@@ -1,13 +1,30 @@
-"""`amaru show`: the counts it prints are those of the tensors."""
+"""`amaru show`: the counts it prints are those of the tensors, and every model is readable in 80 columns."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cli.small_checkpoint import small_checkpoint
 
 from amaru.cli.main import main
+from amaru.models import DecoderConfig
 from amaru.models.checkpoint import load
+from amaru.models.families import config_of, own, presets
+from amaru.nn import MLP, Attention, Mamba2
+from amaru.nn.hybrid_head import HybridHead
+
+
+def shown(model: str | Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main(["show", str(model), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def written(path: Path, config: DecoderConfig) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(own.write_config(config)), encoding="utf-8")
+    return path
 
 
 def test_parameters_of_a_checkpoint_are_those_of_its_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,3 +56,87 @@ def test_people_see_the_stack_and_the_layouts(capsys: pytest.CaptureFixture[str]
 def test_what_is_not_there_is_a_sentence(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", *words]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", presets())
+def test_every_preset_is_readable_in_80_columns(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    facts = shown(model, capsys)
+    assert main(["show", model]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    drawn = [line for line in lines if line.strip() and set(line.strip()) <= set("M*-EH")]
+    assert "".join(line.strip() for line in drawn) == facts["pattern"]
+    listed = sum(row["parameters_each"] * len(row["layers"]) for row in facts["kinds"])
+    outside = sum(facts["parameters_by_kind"].get(name, 0) for name in ("embedding and head", "meta tokens", "norm"))
+    assert listed + outside == facts["parameters"]
+    assert sorted(index for row in facts["kinds"] for index in row["layers"]) == list(range(len(facts["pattern"])))
+
+
+def test_hymba_shows_its_windows_and_which_layers_share_a_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = shown("hymba-1.5b", capsys)
+    groups = [[index // 2 for index in group] for group in facts["kv_groups"]]  # blocks, as Hymba counts them
+    assert len(groups) == 17 and groups[:3] == [[0], [1, 2], [3, 4]] and [15] in groups and [16, 17, 18] in groups and groups[-1] == [31]
+    assert set(map(str, facts["attention_layers"])) - facts["windows"].keys() == {"0", "30", "62"}
+    assert set(facts["windows"].values()) == {1024} and facts["meta_tokens"] == 128
+    main(["show", "hymba-1.5b"])
+    out = capsys.readouterr().out
+    for text in (
+        "window  a w w w w",
+        "kv      a b b c c",
+        "29 with a window of 1024",
+        "17 KV caches",
+        "128 meta tokens in front",
+        "ntk (factor 2",
+        "64 layers in 32 blocks",
+    ):
+        assert text in out
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("nemotron-3-nano-30b-a3b", ["31.58 B parameters, 3.58 B of them for a token", "128 experts", "attention in 6 of 52 layers"]),
+        ("nemotron-4-340b", ["LayerNorm1P 1e-05", "rotary base 10000, 50.0 % of the channels", "192 layers in 96 blocks"]),
+        ("llama-3.1-8b", ["llama3 (factor 8, low 1, high 4, original 8192)", "131,072 positions", "own head"]),
+        ("qwen2.5-0.5b", ["tied head", "RoPE, bias"]),
+    ],
+)
+def test_what_sets_a_family_apart_is_told(model: str, told: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(["show", model])
+    out = capsys.readouterr().out
+    assert [text for text in told if text not in out] == []
+
+
+def test_widths_that_differ_from_layer_to_layer_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    base = config_of("nemotron-h-56b")
+    widths = {index: 64 * (index + 1) for index, layer in enumerate(base.layers) if isinstance(layer, MLP)}
+    layers = tuple(MLP(ffn=widths[index]) if index in widths else layer for index, layer in enumerate(base.layers))
+    path = written(tmp_path / "varied", replace(base, layers=layers))
+    facts = shown(path, capsys)
+    assert list(facts["varying_widths"]) == ["ffn"]
+    assert facts["varying_widths"]["ffn"] == [widths.get(index) for index in range(118)]
+    main(["show", str(path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and len(lines) < 40
+    bars = "".join(f"{line[5:]:<60}" for line in lines if line.startswith("ffn  "))
+    assert [index for index, bar in enumerate(bars) if bar != " "] == list(widths)
+    assert bars.replace(" ", "") == "".join(sorted(bars.replace(" ", "")))  # they grow with depth
+    assert any("54 shapes; ffn 128 to 7552" in line for line in lines)
+
+
+def test_one_axis_of_two_kinds_is_told_apart_and_sharing_skips_plain_attention(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hybrid = HybridHead(query_heads=4, kv_heads=2, qk_channels=4, v_channels=3, state=5, rank=2)
+    mamba, attention = Mamba2(heads=4, channels=3, groups=2, state=5), Attention(query_heads=2, kv_heads=1, channels=4)
+    stack = (hybrid, mamba, attention, replace(hybrid, shares_kv=True, state=7), replace(mamba, state=6))
+    path = written(tmp_path / "mixed", DecoderConfig(vocab=11, hidden=7, layers=stack))
+    facts = shown(path, capsys)
+    assert facts["kv_groups"] == [[0, 3], [2]]
+    assert facts["varying_widths"] == {"hybrid_head.state": [5, None, None, 7, None], "mamba2.state": [None, 5, None, None, 6]}

@@ -1,18 +1,22 @@
 """`amaru show`: what a model is made of, from its config alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from amaru.cli.output import JsonFlag, emit
 from amaru.errors import ConfigError
 from amaru.report.numbers import count, percent
+from amaru.report.stack import bars, draw
 
-LETTERS_PER_LINE = 60
+MOST_SHAPES = 4  # a kind with more than these is shown in one row
+INNER_AXES = ("unit", "lag")  # no widths: one, and what follows from the taps
+NORMS = {"rmsnorm": "RMSNorm", "layernorm1p": "LayerNorm1P"}
 
 
 def command(
@@ -24,7 +28,8 @@ def command(
 ) -> None:
     """Show what a model is made of: its stack, the widths of each kind of layer, and where the parameters are.
 
-    Only config.json is read; a preset needs no file at all.
+    Only config.json is read; a preset needs no file at all. A layer is a norm and a mixer, so a block of attention and MLP is two.
+    Widths that differ from layer to layer are drawn below the pattern, as shares of the largest.
     """
     from amaru.models.families import config_of
 
@@ -34,29 +39,65 @@ def command(
 
 def describe(config: Any, layer: int | None = None) -> dict[str, Any]:
     """The facts of a `DecoderConfig`; with `layer` also its tensors."""
-    from amaru.models.cost import parameters, parameters_by_kind
+    from amaru.models.cost import active_parameters, parameters, parameters_by_kind
+    from amaru.models.families import family_for
     from amaru.models.pattern import pattern_of
 
+    attending = [index for index, each in enumerate(config.layers) if "qk_channel" in each.axes()]
     facts = {
         "pattern": pattern_of(config.layers),
-        "vocab": config.vocab,
-        "hidden": config.hidden,
-        "tied": config.tied,
+        "layers_per_block": family_for(config).LAYERS_PER_BLOCK,
+        **{name: getattr(config, name) for name in ("vocab", "hidden", "tied", "norm", "norm_eps", "meta_tokens", "max_positions")},
         "parameters": parameters(config),
+        "active_parameters": active_parameters(config),
         "parameters_by_kind": parameters_by_kind(config),
+        "attention_layers": attending,
+        "windows": {index: window for index in attending if (window := getattr(config.layers[index], "window", None))},
+        "kv_groups": _kv_groups(config, attending),
+        "varying_widths": _varying(config),
         "kinds": list(_kinds(config)),
     }
     return facts if layer is None else facts | {"layer": _layer(config, layer)}
 
 
-def _kinds(config: Any) -> Any:
+def _kinds(config: Any) -> Iterator[dict[str, Any]]:
     """One row for each distinct layer config, in the order of first appearance."""
+    from amaru.config import to_dict
     from amaru.nn.layer import elements
 
-    for layer in dict.fromkeys(config.layers):
-        indices = [index for index, other in enumerate(config.layers) if other == layer]
-        each = elements(config.layer_tensors(indices[0]), config.layer_axes(indices[0]))
-        yield {"letter": layer.letter, "kind": layer.kind, "widths": layer.describe(), "layers": indices, "parameters_each": each}
+    indices: dict[Any, list[int]] = {}
+    for index, layer in enumerate(config.layers):
+        indices.setdefault(layer, []).append(index)
+    for layer, layers in indices.items():
+        each = elements(config.layer_tensors(layers[0]), config.layer_axes(layers[0]))
+        row = {"letter": layer.letter, "kind": layer.kind, "widths": layer.describe(), "layers": layers, "parameters_each": each}
+        yield row | {"config": to_dict(layer)}
+
+
+def _kv_groups(config: Any, attending: list[int]) -> list[list[int]]:
+    """Layers that read the same keys and values; the first of each group owns them."""
+    groups: list[list[int]] = []
+    for index in attending:
+        layer = config.layers[index]
+        if layer.cache_tensors():
+            groups.append([index])
+        else:
+            next(group for group in reversed(groups) if config.layers[group[0]].kind == layer.kind).append(index)
+    return groups
+
+
+def _varying(config: Any) -> dict[str, list[int | None]]:
+    """For each axis whose size differs among layers of one kind, the size in every layer of that kind."""
+    sizes: dict[tuple[str, str], dict[int, int]] = {}
+    for index, layer in enumerate(config.layers):
+        for axis in layer.axes().values():
+            sizes.setdefault((axis.name, layer.kind), {})[index] = axis.size
+    varying = {key: found for key, found in sizes.items() if len(set(found.values())) > 1 and key[0] not in INNER_AXES}
+    names = [axis for axis, _ in varying]
+    return {
+        (axis if names.count(axis) == 1 else f"{kind}.{axis}"): [found.get(index) for index in range(len(config.layers))]
+        for (axis, kind), found in varying.items()
+    }
 
 
 def _layer(config: Any, index: int) -> dict[str, Any]:
@@ -82,38 +123,113 @@ def _layer(config: Any, index: int) -> dict[str, Any]:
 
 
 def show(facts: Mapping[str, Any], console: Console) -> None:
-    tied = "tied to the embedding" if facts["tied"] else "own head"
-    sizes = f"  {len(facts['pattern'])} layers, hidden {facts['hidden']}, vocab {facts['vocab']}, {tied}\n"
-    console.print(Text.assemble((facts["model"], "bold"), sizes))
-    for start in range(0, len(facts["pattern"]), LETTERS_PER_LINE):
-        letters = facts["pattern"][start : start + LETTERS_PER_LINE]
-        console.print("  " + "".join(f"{index:<10}" for index in range(start, start + len(letters), 10)), style="dim")
-        console.print(f"  {letters}")
+    console.print(Text.assemble((facts["model"], "bold"), f"  {_parameters(facts)}"))
+    for sentence in _sentences(facts):
+        console.print(sentence)
     console.print()
-    console.print(_kinds_table(facts))
+    for line, is_ruler in draw(facts["pattern"], _rows(facts)):
+        console.print(line, style="dim" if is_ruler else None)
+    for legend in _legend(facts):
+        console.print(legend, style="dim")
+    console.print()
+    for line, style in _kinds_lines(facts):
+        console.print(Padding(Text(line, style=style), (0, 0, 0, 3), expand=False) if style == "dim" else Text(line, style=style))
     if "layer" in facts:
         console.print()
         _show_layer(facts["layer"], console)
 
 
-def _kinds_table(facts: Mapping[str, Any]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=True, padding=(0, 2, 0, 0), show_footer=True)
-    table.add_column("")
-    table.add_column("kind", "total")
-    table.add_column("widths")
-    table.add_column("layers", justify="right")
-    table.add_column("each", justify="right")
-    table.add_column("parameters", count(facts["parameters"]), justify="right")
-    table.add_column("share", percent(1), justify="right")
+def _parameters(facts: Mapping[str, Any]) -> str:
+    active = facts["active_parameters"]
+    return f"{count(facts['parameters'])} parameters" + (f", {count(active)} of them for a token" if active < facts["parameters"] else "")
 
-    for row in facts["kinds"]:
-        layers, each = len(row["layers"]), row["parameters_each"]
-        share = percent(layers * each / facts["parameters"])
-        table.add_row(row["letter"], row["kind"], row["widths"], str(layers), count(each), count(layers * each), share)
-    for name in ("embedding and head", "norm"):
-        parameters = facts["parameters_by_kind"][name]
-        table.add_row("", name, "", "", "", count(parameters), percent(parameters / facts["parameters"]))
-    return table
+
+def _sentences(facts: Mapping[str, Any]) -> Iterator[str]:
+    layers, per_block, attending = len(facts["pattern"]), facts["layers_per_block"], len(facts["attention_layers"])
+    blocks = f" in {layers // per_block} blocks" if per_block > 1 else ""
+    tied = "tied head" if facts["tied"] else "own head"
+    yield f"{layers} layers{blocks}, hidden {facts['hidden']}, vocab {facts['vocab']}, {tied}, {NORMS[facts['norm']]} {facts['norm_eps']:g}"
+    share = f"attention in {attending} of {layers} layers ({percent(attending / max(1, layers))})"
+    if facts["windows"]:
+        widths = " or ".join(str(width) for width in sorted(set(facts["windows"].values())))
+        share += f", {len(facts['windows'])} with a window of {widths}"
+    if len(facts["kv_groups"]) < attending:
+        share += f", {len(facts['kv_groups'])} KV caches"
+    yield share
+    ropes = [_rope(row["config"]["rope"]) for row in facts["kinds"] if row["config"].get("rope")]
+    yield from dict.fromkeys(ropes)
+    meta = f"; {facts['meta_tokens']} meta tokens in front of every sequence" if facts["meta_tokens"] else ""
+    yield f"its config names {facts['max_positions']:,} positions{meta}"
+
+
+def _rope(rope: Mapping[str, Any]) -> str:
+    """`rotary base 500000, llama3 (factor 8, low 1, high 4, original 8192)`"""
+    part = "" if rope["fraction"] == 1 else f", {percent(rope['fraction'])} of the channels"
+    scaling = rope["scaling"] or {}
+    numbers = ", ".join(f"{name} {value:g}" for name, value in scaling.items() if name != "kind")
+    return f"rotary base {rope['base']:g}{part}" + (f", {scaling['kind']} ({numbers})" if scaling else "")
+
+
+def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Below the pattern: which layers see a window (w) or all (a), which share a KV cache (letters), and widths that differ."""
+    rows, layers = {}, range(len(facts["pattern"]))
+    if facts["windows"]:
+        seen = {index: "w" if index in facts["windows"] else "a" for index in facts["attention_layers"]}
+        rows["window"] = "".join(seen.get(index, " ") for index in layers)
+    if len(facts["kv_groups"]) < len(facts["attention_layers"]):
+        cache = {index: chr(ord("a") + number % 26) for number, group in enumerate(facts["kv_groups"]) for index in group}
+        rows["kv"] = "".join(cache.get(index, " ") for index in layers)
+    return rows | {name: bars(sizes) for name, sizes in facts["varying_widths"].items()}
+
+
+def _legend(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What the rows below the pattern mean."""
+    if facts["windows"]:
+        yield "window: w sees a window, a sees all"
+    if len(facts["kv_groups"]) < len(facts["attention_layers"]):
+        yield "kv: layers of one letter share keys and values, those of the first"
+    if facts["varying_widths"]:
+        yield f"bars: shares of the largest; {_ranges(facts, list(range(len(facts['pattern']))))}"
+
+
+def _kinds_lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Lines and their style: for each shape of layer its parameters, and below it its widths."""
+    total = facts["parameters"]
+
+    def line(letter: str, name: str, layers: str, each: str, parameters: int) -> str:
+        return f"{letter:<3}{name:<19}{layers:>7}{each:>22}{count(parameters):>12}{percent(parameters / total):>9}"
+
+    yield f"{'':<3}{'kind':<19}{'layers':>7}{'each':>22}{'parameters':>12}{'share':>9}", "bold"
+    for row in _rows_of_kinds(facts):
+        yield line(row["letter"], row["kind"], str(row["layers"]), row["each"], row["parameters"]), ""
+        yield row["widths"], "dim"
+    for name in ("embedding and head", "meta tokens", "norm"):
+        if name in facts["parameters_by_kind"]:
+            yield line("", name, "", "", facts["parameters_by_kind"][name]), ""
+    yield line("", "total", str(len(facts["pattern"])), "", total), "bold"
+
+
+def _rows_of_kinds(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for each shape; one for all shapes of a kind that has many."""
+    for kind in dict.fromkeys(row["kind"] for row in facts["kinds"]):
+        shapes = [row for row in facts["kinds"] if row["kind"] == kind]
+        for group in [[row] for row in shapes] if len(shapes) <= MOST_SHAPES else [shapes]:
+            layers = sorted(index for row in group for index in row["layers"])
+            sizes = [row["parameters_each"] for row in group]
+            yield {
+                "letter": group[0]["letter"],
+                "kind": kind,
+                "layers": len(layers),
+                "each": count(sizes[0]) if len(group) == 1 else f"{count(min(sizes))} to {count(max(sizes))}",
+                "parameters": sum(row["parameters_each"] * len(row["layers"]) for row in group),
+                "widths": group[0]["widths"] if len(group) == 1 else f"{len(group)} shapes; {_ranges(facts, layers)}",
+            }
+
+
+def _ranges(facts: Mapping[str, Any], layers: list[int]) -> str:
+    """`ffn 512 to 2048, head 4 to 8`, over these layers."""
+    found = {name: [sizes[index] for index in layers if sizes[index] is not None] for name, sizes in facts["varying_widths"].items()}
+    return ", ".join(f"{name} {min(sizes)} to {max(sizes)}" for name, sizes in found.items() if sizes)
 
 
 def _show_layer(layer: Mapping[str, Any], console: Console) -> None:
