@@ -163,6 +163,14 @@ def test_strong_decay_stays_finite_and_exact(backend):
     assert_close(with_gradients(run(BACKENDS[backend], cu_seqlens), [x, dt, A, B, C, D, initial]), expected, FP32)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_nan_in_the_decay_is_not_lost(backend):
+    (x, dt, A, B, C, D, initial), cu_seqlens = arguments(LONG)
+    A[3, 1] = torch.nan
+    y, _ = run(BACKENDS[backend], cu_seqlens)(x, dt, A, B, C, D, initial)
+    assert y.isnan().any(0).nonzero().flatten().tolist() == [3] and y[:, 3].isnan().all()
+
+
 def test_native_gradients_are_bit_equal_from_run_to_run_and_for_any_number_of_threads():
     threads = torch.get_num_threads()
     for case in ("tiny and empty documents", "more channels than a task"):

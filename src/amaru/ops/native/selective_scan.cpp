@@ -11,15 +11,15 @@
 //
 // Vectors lie along the channels. Of a chunk of tokens one index of the state is taken after the other, so that h, g, A and
 // dA stay in registers while it runs. The forward pass leaves the states at chunk starts; within a chunk the backward pass
-// computes them again. A task owns a part of the channels and goes through it in a fixed order, and sums over parts are taken in
-// order by the caller: the same bits for any number of threads.
+// computes them again. A task owns a part of the channels and goes through all tokens in order, and the caller sums over parts
+// in order: the same bits for any number of threads.
 
 #include "common.h"
 
 namespace {
 
-constexpr int CHUNK = 64;  // tokens; as in ops/selective_scan/native.py
-constexpr int STEP = 4;
+constexpr int CHUNK = 32;  // tokens: eight rows of them, a vector each, fit the first-level cache; as in ops/selective_scan/native.py
+constexpr int STEP = 4;    // tokens whose decays are computed together; 8 do not fit the registers
 constexpr int PART = 128;  // channels of a task
 
 typedef int32_t ints __attribute__((vector_size(WIDTH * sizeof(int32_t))));
@@ -30,7 +30,7 @@ constexpr float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
 // and 2^r a polynomial. STEP tokens go in step with one another: each alone would wait for the end of its own polynomial.
 inline void decays(vec A, const vec *dt, vec *a) {
     constexpr float coefficients[] = {1.33988750e-3f, 9.61843692e-3f, 5.55033237e-2f, 2.40226477e-1f, 6.93147182e-1f, 1.f};
-    vec power[STEP], r[STEP];
+    vec power[STEP], r[STEP], p[STEP];  // not in `a`, which the compiler would have to keep in memory
 #pragma GCC unroll 4
     for (int k = 0; k < STEP; k++) {
         r[k] = A * dt[k];
@@ -41,14 +41,14 @@ inline void decays(vec A, const vec *dt, vec *a) {
         power[k] = r[k] + 12583039.f;  // 1.5 * 2^23 + 127: the lowest bits are now n + 127, the exponent of 2^n
         r[k] -= power[k] - 12583039.f;
         power[k] = (vec)((ints)power[k] << 23);
-        a[k] = r[k] * 1.53533620e-4f;
+        p[k] = r[k] * 1.53533620e-4f;
     }
 #pragma GCC unroll 6
     for (int i = 0; i < 6; i++)
 #pragma GCC unroll 4
-        for (int k = 0; k < STEP; k++) a[k] = (i ? a[k] * r[k] : a[k]) + coefficients[i];
+        for (int k = 0; k < STEP; k++) p[k] = (i ? p[k] * r[k] : p[k]) + coefficients[i];
 #pragma GCC unroll 4
-    for (int k = 0; k < STEP; k++) a[k] *= power[k];
+    for (int k = 0; k < STEP; k++) a[k] = p[k] * power[k];
 }
 
 // The tokens of a chunk, and where the state before them is kept.
@@ -281,8 +281,8 @@ template <class T> struct Backward {
         dB.zero();
         dC.zero();
         for (size_t i = 0; i < part.strips.size(); i++) backward_strip(i, span);
-        for (int k = 0; k < span.tokens; k++)
-            for (int64_t n = 0; n < s.state; n++) {
+        for (int64_t n = 0; n < s.state; n++)
+            for (int k = 0; k < span.tokens; k++) {
                 const int64_t to = ((span.first + k) * s.parts() + part.number) * s.state + n;
                 grad.dB[to] = sum(dB.at((n * CHUNK + k) * WIDTH));
                 grad.dC[to] = sum(dC.at((n * CHUNK + k) * WIDTH));
@@ -302,7 +302,8 @@ template <class T> struct Backward {
         strip.read_row(grad.dy, s.inner, span, dy);
         for (int k = 0; k < span.tokens; k++) du[k] = ddt[k] = vec{};
         for (int64_t n = 0; n < s.state; n++) {
-            const vec A = part.of(part.A, i, n), last = again(A, n, span.steps(), strip.get(grad.kept + (span.place * s.state + n) * s.inner));
+            const vec A = part.of(part.A, i, n), start = strip.get(grad.kept + (span.place * s.state + n) * s.inner);
+            const vec last = again(A, n, span.steps(), start);
             reverse(A, n, span.tokens, last, part.of(g, i, n), part.of(dA, i, n));
         }
         const vec D = strip.get(in.D);
@@ -370,7 +371,8 @@ template <class T> void backward(const Inputs<T> &in, const Gradients<T> &grad, 
 template <class T>
 Inputs<T> inputs(const int64_t *sizes, const int64_t *bounds, const int64_t *strides, const void *x, const float *dt, const float *A,
                  const void *B, const void *C, const float *D, const float *initial) {
-    return {{sizes[0], sizes[1], sizes[2], bounds}, (const T *)x, (const T *)B, (const T *)C, strides[0], strides[1], strides[2], dt, A, D, initial};
+    const Shape s{sizes[0], sizes[1], sizes[2], bounds};
+    return {s, (const T *)x, (const T *)B, (const T *)C, strides[0], strides[1], strides[2], dt, A, D, initial};
 }
 
 }  // namespace

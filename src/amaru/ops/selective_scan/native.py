@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from amaru.ops.native import call, refusal, short, token_rows
 
-CHUNK = 64  # tokens between two states that are kept for the backward pass; as in native/selective_scan.cpp
+CHUNK = 32  # tokens between two states that are kept for the backward pass; as in native/selective_scan.cpp
 
 
 def refuses(
