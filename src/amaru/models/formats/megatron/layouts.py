@@ -147,6 +147,8 @@ def engine_objects(config: DecoderConfig, scheme: Scheme) -> Iterator[str]:
             place = scheme.place(config, index, f"{module}._extra_state")
             yield f"{place.name}/shard_{place.layer or 0}_{place.layers}"
     yield f"{scheme.final_norm}._extra_state/shard_0_1"
+    if scheme.hybrid:
+        yield "output_layer._extra_state/shard_0_1"
 
 
 def _layer(config: DecoderConfig, scheme: Scheme, index: int) -> Iterator[Packed]:

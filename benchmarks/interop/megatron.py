@@ -1,0 +1,102 @@
+"""Does Megatron-Core compute what amaru computes, from checkpoints that either has written?
+
+    python benchmarks/interop/megatron.py --python /path/to/environment/bin/python --json megatron.json
+
+The environment needs torch, megatron-core, einops and safetensors. Small models of random weights, no parameter at a trivial value,
+are written as checkpoints of several ranks; Megatron-Core loads each, computes logits on a CPU in fp32 and saves the model again; the
+logits are held against amaru's, and what it saved is read back. Exit 1 when any differs.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from amaru import __version__
+from amaru.models import Decoder, DecoderConfig
+from amaru.models.checkpoint import Checkpoint, assemble, save
+from amaru.models.formats.megatron import MegatronCheckpoint, export
+from amaru.models.pattern import layers_from_pattern
+from amaru.nn import MLP, Attention, Mamba2
+from amaru.nn.batch import Batch
+from amaru.nn.rope import Rope
+
+SIDE = Path(__file__).with_name("megatron_side.py")
+TOLERANCE = 1e-4  # of the largest logit, in fp32
+
+WIDTHS = {
+    "M": Mamba2(heads=12, channels=6, groups=4, state=16),
+    "*": Attention(query_heads=8, kv_heads=4, channels=6),
+    "-": MLP(ffn=100),
+}
+ROTARY = Attention(query_heads=12, kv_heads=4, channels=12, rope=Rope(fraction=0.5))
+MODELS = {
+    "nemotron-h": DecoderConfig(vocab=96, hidden=56, layers=layers_from_pattern("M-MM*-M-*-", WIDTHS)),  # type: ignore[arg-type]
+    "nemotron-h, tied": DecoderConfig(vocab=96, hidden=56, layers=layers_from_pattern("*-M-", WIDTHS), tied=True),  # type: ignore[arg-type]
+    "nemotron-4": DecoderConfig(vocab=100, hidden=72, layers=(ROTARY, MLP(ffn=120)) * 4, norm="layernorm1p", max_positions=512),
+}
+
+
+def main() -> int:
+    asked = arguments()
+    results = [compared(name, ranks, asked.python) for name in MODELS for ranks in (1, 2, 4)]
+    facts = {"amaru": __version__, "torch": torch.__version__, "models": results, "equal": all(each["equal"] for each in results)}
+    for each in results:
+        distance = f"logits {each['logits']:.1e} apart at a scale of {each['scale']:.2f}, saved again: {each['saved']}"
+        print(f"{each['model']:18} {each['ranks']} ranks   {distance}   {'equal' if each['equal'] else 'DIFFERENT'}")
+    print(f"megatron-core {results[0]['side']['versions']['megatron-core']}: {'equal' if facts['equal'] else 'DIFFERENT'}")
+    if asked.json:
+        asked.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return 0 if facts["equal"] else 1
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", required=True, help="interpreter of an environment with megatron-core")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    return parser.parse_args()
+
+
+def compared(name: str, ranks: int, python: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        save(random_model(MODELS[name]), here / "model")
+        export(Checkpoint(here / "model"), here / "megatron", ranks=ranks)
+        iteration = str(here / "megatron" / "iter_0000000")
+        command = [python, "-P", SIDE, iteration, here / "logits", here / "saved"]  # -P: this file too is called megatron
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            print(done.stderr, file=sys.stderr)
+            raise SystemExit(f"Megatron-Core could not load {name} as {ranks} ranks wrote it.")
+        side = json.loads(done.stdout.splitlines()[-1])
+        source, again = Checkpoint(here / "model"), MegatronCheckpoint(here / "saved")
+        theirs = load_file(here / "logits")
+        with torch.no_grad():
+            ours = assemble(source.config, source.read)(Batch.of(list(theirs["ids"]))).view_as(theirs["logits"])
+        same = [torch.equal(again.read(each), source.read(each)) for each in source.names]
+        saved = again.config.layers == source.config.layers and all(same)
+    distance, scale = float((ours - theirs["logits"]).abs().max()), float(ours.abs().max())
+    equal = distance <= TOLERANCE * scale and saved and not side["absent"]
+    return {"model": name, "ranks": ranks, "logits": distance, "scale": scale, "saved": saved, "equal": equal, "side": side}
+
+
+def random_model(config: DecoderConfig) -> Decoder:
+    model = Decoder(config).initialise(seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+            elif name != "embedding.weight":
+                parameter.mul_(2)
+    return model
+
+
+if __name__ == "__main__":
+    sys.exit(main())
