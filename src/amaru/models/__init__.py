@@ -4,6 +4,7 @@ Lives here: `Decoder`, pattern strings, family files, checkpoints on disk, parit
 (`nn`), training, generation. Imports nn, ops, data, axes, config and errors.
 """
 
-from amaru.models.decoder import Decoder, DecoderConfig, DecoderState
+from amaru.models.decoder import Decoder, DecoderConfig
+from amaru.models.state import DecoderState
 
 __all__ = ["Decoder", "DecoderConfig", "DecoderState"]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Annotated, cast
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from amaru.axes import Axes, Axis, TensorSpec
 from amaru.config import Config
 from amaru.errors import ConfigError
+from amaru.models.state import PAGE, DecoderState
 from amaru.nn.attention import KV, Attention
 from amaru.nn.batch import Batch
 from amaru.nn.hybrid_head import HybridHead, HybridHeadMixer
@@ -100,31 +101,6 @@ class DecoderConfig(Config):
         return named
 
 
-@dataclass(frozen=True, eq=False)
-class DecoderState:
-    """What the model remembers of running sequences: by layer its tensors by name, [slots, ...]; empty for a layer without state.
-
-    `meta` is the same for one sequence that has seen the meta tokens and nothing else: where every sequence begins.
-    """
-
-    layers: list[dict[str, Tensor]]
-    meta: list[dict[str, Tensor]] | None = None
-
-    @property
-    def bytes(self) -> int:
-        return sum(tensor.nbytes for layers in (self.layers, self.meta or []) for layer in layers for tensor in layer.values())
-
-    def begin(self, slots: Tensor) -> None:
-        """Set these rows to what the meta tokens leave; a cache holds it in its first places."""
-        for layer, meta in zip(self.layers, self.meta or [], strict=True):
-            for name, held in layer.items():
-                start = meta[name][0]
-                if held.shape[1:] == start.shape:
-                    held[slots] = start
-                else:
-                    held[slots, : len(start)] = start
-
-
 class ResidualLayer(nn.Module):
     """x + mixer(norm(x)): every letter of a pattern is one of these."""
 
@@ -190,14 +166,14 @@ class Decoder(nn.Module):
         starts from what they left.
         """
         count = self.config.meta_tokens
-        if not count:
-            return self.embed(batch.ids), batch, None
-        if state is None:
+        if state is not None:
+            assert batch.slots is not None, "a state is addressed by slots"
+            state.begin(batch.slots[batch.fresh])
+            return self.embed(batch.ids), replace(batch.shifted(count), pages=state.pages(batch.slots)), None
+        if count:
             longer, real = batch.prefixed(count)
             return self._with_meta_tokens(self.embed(batch.ids), longer, real), longer, real
-        assert batch.slots is not None, "a state is addressed by slots"
-        state.begin(batch.slots[batch.fresh])
-        return self.embed(batch.ids), batch.shifted(count), None
+        return self.embed(batch.ids), batch, None
 
     def end(self, x: Tensor, real: Tensor | None) -> Tensor:
         """The residual stream's end, of real tokens only, after the final norm."""
@@ -223,18 +199,25 @@ class Decoder(nn.Module):
         The meta tokens are run here, once, with the weights as they are now.
         """
         dtype = dtype or self.compute_dtype or self.embedding.weight.dtype
-        layers = self._zero_states(slots, capacity + self.config.meta_tokens, dtype)
-        return DecoderState(layers, None if self.meta_tokens is None else self._meta_state(self.meta_tokens, dtype))
+        state = self._zero_state(slots, capacity + self.config.meta_tokens, dtype)
+        return state if self.meta_tokens is None else replace(state, meta=self._after_meta_tokens(self.meta_tokens, dtype))
 
-    def _zero_states(self, slots: int, capacity: int, dtype: torch.dtype) -> list[dict[str, Tensor]]:
-        return [layer.mixer.new_state(slots, capacity, dtype, self.embedding.weight.device) for layer in self._layers()]
+    def _zero_state(self, slots: int, places: int, dtype: torch.dtype) -> DecoderState:
+        page = max(1, min(PAGE, places))
+        each = -(-places // page)
+        device = self.embedding.weight.device
+        layers = [layer.mixer.new_state(slots, slots * each, page, dtype, device) for layer in self._layers()]
+        sights = tuple(layer.sight for layer in self.config.layers)
+        tables = {sight: torch.arange(slots * each, device=device).view(slots, each) for sight in set(sights)}
+        return DecoderState(layers, sights, tables)
 
     @torch.no_grad()
-    def _meta_state(self, meta_tokens: Tensor, dtype: torch.dtype) -> list[dict[str, Tensor]]:
+    def _after_meta_tokens(self, meta_tokens: Tensor, dtype: torch.dtype) -> DecoderState:
         """What one sequence remembers after the meta tokens alone."""
-        state = self._zero_states(1, len(meta_tokens), dtype)
+        state, slots = self._zero_state(1, len(meta_tokens), dtype), torch.zeros(1, dtype=torch.int64, device=meta_tokens.device)
+        batch = Batch.of([torch.zeros(len(meta_tokens), dtype=torch.int64)]).to(meta_tokens.device)
         x = meta_tokens.to(self.compute_dtype or self.embedding.weight.dtype)
-        self._through(x, Batch.of([torch.zeros(len(x), dtype=torch.int64)], slots=[0]).to(x.device), state)
+        self._through(x, replace(batch, slots=slots, pages=state.pages(slots)), state.layers)
         return state
 
     @torch.no_grad()

@@ -65,18 +65,14 @@ class Cache:
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Row i becomes what row `beam_idx[i]` was."""
         self.lengths = [self.lengths[row] for row in beam_idx.tolist()]
-        for layer in self.state.layers:
-            for name, held in layer.items():
-                layer[name] = held.index_select(0, beam_idx.to(held.device))
+        self.state.reorder(beam_idx)
 
     def reserve(self, tokens: int) -> None:
         """Make room for sequences of `tokens` tokens."""
         if tokens <= self.capacity:
             return
         grown = self._decoder.new_state(len(self.lengths), 2 * tokens)
-        for old, new in zip(self.state.layers, grown.layers, strict=True):
-            for name, held in old.items():
-                new[name][tuple(slice(size) for size in held.shape)] = held
+        grown.take_over(self.state)
         self.state, self.capacity = grown, 2 * tokens
 
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from amaru.nn.layer import LayerConfig, Mixer, tensor
 from amaru.nn.linear import Linear
 from amaru.nn.rope import Rope
 from amaru.ops.attention import attention
+from amaru.ops.paged_attention import paged_attention
 
 
 class Attention(LayerConfig):
@@ -95,8 +96,7 @@ class AttentionMixer(Mixer):
         q, k, v = (proj(x).unflatten(-1, (-1, self.config.channels)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if self.config.rope:
             q, k = (self.config.rope(heads, batch.positions) for heads in (q, k))
-        kv = seen(k, v, batch, state)
-        y = attention(q, kv.keys, kv.values, cu_seqlens=batch.cu_seqlens, scale=self.scale)
+        y = kept(k, v, batch, state, self.config.sight).attend(q, batch, scale=self.scale)
         return self.o_proj(y.flatten(-2))
 
     @torch.no_grad()
@@ -108,21 +108,39 @@ class AttentionMixer(Mixer):
         self.o_proj.weight.normal_(0, residual_std, generator=generator)
 
 
-class KV(NamedTuple):
-    """By sequence: keys [n, kv_heads, channels] (rotated, where there is a rotary embedding) and values, the newest last."""
+class Packed(NamedTuple):
+    """Keys (rotated, where there is a rotary embedding) and values of this batch alone: [T, kv_heads, channels]."""
 
-    keys: list[Tensor]
-    values: list[Tensor]
+    keys: Tensor
+    values: Tensor
+
+    def attend(self, q: Tensor, batch: Batch, **asked: Any) -> Tensor:
+        """q [T, heads, channels] -> [T, heads, v]; each sequence sees its own places."""
+        lengths = batch.lengths.tolist()
+        return attention(q, self.keys.split(lengths), self.values.split(lengths), cu_seqlens=batch.cu_seqlens, **asked)
 
 
-def seen(k: Tensor, v: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> KV:
-    """Keys and values that each sequence sees: those of this batch, behind the cached ones when there is state."""
-    lengths = batch.lengths
-    if state is None or batch.slots is None:
-        return KV(list(k.split(lengths.tolist())), list(v.split(lengths.tolist())))
-    token_slots = batch.slots.repeat_interleave(lengths)
-    state["keys"][token_slots, batch.positions] = k.to(state["keys"].dtype)
-    state["values"][token_slots, batch.positions] = v.to(state["values"].dtype)
-    ends = list(zip(batch.slots.tolist(), (batch.positions[batch.cu_seqlens[1:] - 1] + 1).tolist(), strict=True))
-    keys, values = ([state[name][slot, :end].to(k.dtype) for slot, end in ends] for name in ("keys", "values"))
-    return KV(keys, values)
+class Paged(NamedTuple):
+    """The pages of all sequences [pages, page, kv_heads, channels], in which this batch's keys and values are already written."""
+
+    keys: Tensor
+    values: Tensor
+    pages: Tensor
+
+    def attend(self, q: Tensor, batch: Batch, **asked: Any) -> Tensor:
+        return paged_attention(q, self.keys, self.values, self.pages, cu_seqlens=batch.cu_seqlens, lengths=batch.ends, **asked)
+
+
+KV = Packed | Paged
+
+
+def kept(k: Tensor, v: Tensor, batch: Batch, state: dict[str, Tensor] | None, sight: str) -> KV:
+    """What queries of this batch attend to; with state, k and v join those of earlier batches in it."""
+    if state is None or batch.pages is None:
+        return Packed(k, v)
+    pages, page = batch.pages[sight], state["keys"].shape[1]
+    row = torch.arange(len(pages), device=pages.device).repeat_interleave(batch.lengths)
+    where = pages[row, batch.positions // page], batch.positions % page
+    state["keys"][where] = k.to(state["keys"].dtype)
+    state["values"][where] = v.to(state["values"].dtype)
+    return Paged(state["keys"], state["values"], pages)

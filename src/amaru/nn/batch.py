@@ -1,6 +1,6 @@
 """The token-major batch: tokens of all sequences one after the other, with their boundaries."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,12 +17,15 @@ class Batch:
     positions  [T] int64, the place of each token in its sequence; a sequence that begins at 0 starts from the zero state
     cu_seqlens [S + 1] int64, where each sequence begins, and T; conv, scan and attention never cross these
     slots      [S] int64, the row of the state pool that each sequence owns; None in training
+    pages      by how far a layer sees (`LayerConfig.sight`), [S, n] int64: the pages of the pool that hold each sequence's
+               keys and values; the decoder looks them up from `slots`
     """
 
     ids: Tensor
     positions: Tensor
     cu_seqlens: Tensor
     slots: Tensor | None = None
+    pages: Mapping[str, Tensor] | None = None
 
     @classmethod
     def of(cls, sequences: Sequence[Tensor], *, starts: Sequence[int] | None = None, slots: Sequence[int] | None = None) -> "Batch":
@@ -42,8 +45,8 @@ class Batch:
         return cls.of([row[real.bool()] for row, real in zip(ids, mask, strict=True)], starts=starts, slots=slots)
 
     def to(self, device: torch.device) -> "Batch":
-        slots = None if self.slots is None else self.slots.to(device)
-        return Batch(self.ids.to(device), self.positions.to(device), self.cu_seqlens.to(device), slots)
+        names = ("ids", "positions", "cu_seqlens", "slots")
+        return replace(self, **{name: held.to(device) for name in names if (held := getattr(self, name)) is not None})
 
     def shifted(self, count: int) -> "Batch":
         """The same tokens, each `count` places later in its sequence."""
@@ -64,6 +67,11 @@ class Batch:
     def lengths(self) -> Tensor:
         """[S] tokens of each sequence in this batch."""
         return self.cu_seqlens.diff()
+
+    @property
+    def ends(self) -> Tensor:
+        """[S] how many places each sequence has, this batch included."""
+        return self.positions[self.cu_seqlens[1:] - 1] + 1
 
     @property
     def fresh(self) -> Tensor:

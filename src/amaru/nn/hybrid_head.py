@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from amaru.axes import Axes, Axis, TensorSpec, part
 from amaru.errors import ConfigError
-from amaru.nn.attention import KV, seen
+from amaru.nn.attention import KV, kept
 from amaru.nn.batch import Batch
 from amaru.nn.layer import LayerConfig, Mixer, fp32, tensor
 from amaru.nn.linear import Linear
 from amaru.nn.mamba2 import CausalConv, carried, keep
 from amaru.nn.norm import RMSNorm
 from amaru.nn.rope import Rope
-from amaru.ops.attention import attention
 from amaru.ops.causal_conv1d import causal_conv1d
 from amaru.ops.selective_scan import selective_scan
 
@@ -106,6 +105,10 @@ class HybridHead(LayerConfig):
     def cache_tensors(self) -> dict[str, TensorSpec]:
         return {} if self.shares_kv else {"keys": tensor("kv_group", "qk_channel"), "values": tensor("kv_group", "v_channel")}
 
+    @property
+    def sight(self) -> str:
+        return "all" if self.window is None else "window"
+
     def cached(self, context: int) -> int:
         return context if self.window is None else min(context, self.window)
 
@@ -177,13 +180,12 @@ class HybridHeadMixer(Mixer):
 
     def _own_kv(self, k: Tensor, v: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> KV:
         k, v = (each.unflatten(-1, (self.config.kv_heads, -1)) for each in (k, v))
-        return seen(self._rotated(k, batch), v, batch, state)
+        return kept(self._rotated(k, batch), v, batch, state, self.config.sight)
 
     def _attend(self, q: Tensor, kv: KV | None, batch: Batch) -> Tensor:
         assert kv is not None, "a layer that shares keys and values runs behind the one that owns them"
         q = self._rotated(q.unflatten(-1, (self.config.query_heads, -1)), batch)
-        seeing = {"window": self.config.window, "sinks": self.config.sinks}
-        return attention(q, kv.keys, kv.values, cu_seqlens=batch.cu_seqlens, scale=self.scale, **seeing).flatten(-2)  # type: ignore[arg-type]
+        return kv.attend(q, batch, scale=self.scale, window=self.config.window, sinks=self.config.sinks).flatten(-2)
 
     def _rotated(self, heads: Tensor, batch: Batch) -> Tensor:
         return self.config.rope(heads, batch.positions) if self.config.rope else heads

@@ -51,6 +51,11 @@ class LayerConfig(Config):
         """State of one token of one sequence (KV)."""
         return {}
 
+    @property
+    def sight(self) -> str:
+        """Layers of one sight keep keys and values of the same places: "all", or "window" where old places are given away."""
+        return "all"
+
     def cached(self, context: int) -> int:
         """How many tokens' cache a sequence of `context` tokens keeps: all of them, unless the layer sees a window."""
         return context
@@ -97,8 +102,8 @@ class Mixer(nn.Module):
 
     config: LayerConfig
 
-    def new_state(self, slots: int, capacity: int, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
-        """Zeroed state for `slots` sequences of at most `capacity` tokens; empty for a layer without state."""
+    def new_state(self, slots: int, pages: int, page: int, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
+        """Zeroed state for `slots` sequences, and `pages` pages of `page` places for their caches; empty for a layer without state."""
         axes, state, cache = self.config.axes(), self.config.state_tensors(), self.config.cache_tensors()
 
         def zeros(spec: TensorSpec, *leading: int) -> torch.Tensor:
@@ -106,7 +111,7 @@ class Mixer(nn.Module):
             return torch.zeros(*leading, *spec.layout.shape(axes), dtype=kept, device=device)
 
         fixed = {name: zeros(spec, slots) for name, spec in state.items()}
-        return fixed | {name: zeros(spec, slots, capacity) for name, spec in cache.items()}
+        return fixed | {name: zeros(spec, pages, page) for name, spec in cache.items()}
 
     @abstractmethod
     def initialise(self, generator: torch.Generator, std: float, residual_std: float) -> None:

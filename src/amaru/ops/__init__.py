@@ -3,7 +3,7 @@
 Here live functions of tensors; parameters and state pools do not. Imports torch and `amaru.errors`, nothing above.
 """
 
-from amaru.ops import attention, causal_conv1d, gated_rmsnorm, head_loss, selective_scan, ssd
+from amaru.ops import attention, causal_conv1d, gated_rmsnorm, head_loss, paged_attention, selective_scan, ssd
 from amaru.ops.backends import explain
 
-__all__ = ["attention", "causal_conv1d", "explain", "gated_rmsnorm", "head_loss", "selective_scan", "ssd"]
+__all__ = ["attention", "causal_conv1d", "explain", "gated_rmsnorm", "head_loss", "paged_attention", "selective_scan", "ssd"]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from amaru.errors import ConfigError
-from amaru.models.decoder import Decoder, DecoderState
+from amaru.models.decoder import Decoder
+from amaru.models.state import DecoderState
 from amaru.nn.batch import Batch
 from amaru.serve.sequence import Generation, Sequence, Settings
 from amaru.serve.state_pool import StatePool

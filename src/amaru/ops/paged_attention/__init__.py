@@ -1,0 +1,59 @@
+"""Attention over keys and values that lie in pages: what a sequence with state reads, however its cache is spread."""
+
+import torch
+from torch import Tensor
+
+from amaru.errors import ConfigError
+from amaru.ops.arguments import sequence_lengths
+from amaru.ops.backends import Backend, Op
+from amaru.ops.paged_attention import gathered
+
+
+def paged_attention(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    pages: Tensor,
+    *,
+    cu_seqlens: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int | None = None,
+    sinks: int = 0,
+) -> Tensor:
+    """softmax(scale * q kᵀ) v of each sequence over the places that its pages hold.
+
+    >>> paged_attention(q, state["keys"], state["values"], table[slots], cu_seqlens=cu_seqlens, lengths=ends, scale=channels**-0.5)
+
+    q [T, heads, qk], the newest places of S sequences; keys and values [pages, page, kv_heads, channels] for everyone.
+    pages [S, n]: place p of a sequence is row p % page of its page p // page; entries behind its last place, and those that a
+    window no longer reaches, may hold any number. lengths [S]: places of each sequence, those of q included.
+    window and sinks as in `attention`. Returns [T, heads, v].
+    Raises `ConfigError` for shapes that do not fit, `BackendError` if a forced backend refuses.
+    """
+    _check(q, keys, values, pages, cu_seqlens, lengths)
+    asked = {"cu_seqlens": cu_seqlens, "lengths": lengths, "scale": scale, "window": window, "sinks": sinks}
+    return PAGED_ATTENTION(q, keys, values, pages, **asked)
+
+
+def _check(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, cu_seqlens: Tensor, lengths: Tensor) -> None:
+    count = len(sequence_lengths(cu_seqlens, len(q)))
+    if keys.dim() != 4 or keys.shape[:3] != values.shape[:3] or keys.shape[3] != q.shape[2] or q.shape[1] % keys.shape[2]:
+        raise ConfigError(
+            f"keys and values are [pages, page, kv_heads, channels] for queries {list(q.shape)}; got {list(keys.shape)} and "
+            f"{list(values.shape)}."
+        )
+    room = pages.shape[1] * keys.shape[1]
+    if len(pages) != count or len(lengths) != count or max(lengths.tolist(), default=0) > room:
+        raise ConfigError(
+            f"{count} sequences need pages for their lengths; got {lengths.tolist()} and {list(pages.shape)} pages of {keys.shape[1]}."
+        )
+
+
+def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
+    q, pool = torch.zeros(2, 4, 8, dtype=dtype), torch.zeros(2, 4, 2, 8, dtype=dtype)
+    asked = {"cu_seqlens": torch.tensor([0, 2]), "lengths": torch.tensor([2]), "scale": 1.0}
+    return (q, pool, pool, torch.tensor([[1]])), asked
+
+
+PAGED_ATTENTION = Op("paged_attention", _sample, Backend("gathered", gathered.paged_attention))
