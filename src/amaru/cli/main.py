@@ -56,6 +56,7 @@ VERBS = {
     "distill": Verb("Teach a student what its parent knows", resumes=True),
     "generate": Verb("Continue a prompt"),
     "eval": Verb("Measure loss and next-token accuracy on text"),
+    "convert": Verb("Write a model in another format, and prove that it is the same"),
     "verify": Verb("Compare two checkpoints: tensors, logits, where they differ"),
     "report": Verb("Write the HTML report of a run"),
     "env": Verb("Print what this machine offers, and which backend serves which operation"),

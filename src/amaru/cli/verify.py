@@ -16,7 +16,7 @@ def command(
     a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint of any format, or transformers:PATH for stock transformers on PATH.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other one, written likewise.")],
     seed: Annotated[int, typer.Option(help="Draws the token ids that both are run on.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where the certificate goes; left out: A/certificate.json, or A.certificate.json beside a file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the certificate goes; left out: inside A, or beside it if it is a file.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Compare two checkpoints: tensors by name, then hidden states after every layer and logits on seeded inputs, in fp32 and in

@@ -16,7 +16,8 @@ class Source(Protocol):
     """A checkpoint of any format, opened: nothing but sizes is known until `read`.
 
     Names, shapes and layout are those of `config.tensors()`; dtypes are the stored ones. A source that can read some of a
-    tensor's first dimension also has `rows(name, start, stop)`.
+    tensor's first dimension also has `rows(name, start, stop)`, and one whose format cannot hold every value exactly has
+    `rounding(name, tensor)`, by how much at most `tensor` comes back changed.
     """
 
     path: Path

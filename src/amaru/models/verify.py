@@ -1,7 +1,7 @@
 """Are two models one? Every tensor is compared, and the residual stream after every layer on seeded inputs."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -33,18 +33,24 @@ class Subject(Source, Protocol):
 
 
 class OwnModel:
-    """A checkpoint of any format as amaru runs it: all sequences in one batch, one layer's weights in memory."""
+    """A checkpoint of any format as amaru runs it: all sequences in one batch, one layer's weights in memory.
 
-    def __init__(self, source: Source, title: str) -> None:
-        self.source, self.title = source, title
+    `in_fp32` runs in its place in fp32: the same model before its weights were rounded to what is stored.
+    """
+
+    def __init__(self, source: Source, title: str, in_fp32: Source | None = None) -> None:
+        self.source, self.title, self.in_fp32 = source, title, in_fp32
         self.path, self.config, self.names = source.path, source.config, source.names
         self.read, self.dtype = source.read, source.dtype
-        if hasattr(source, "rows"):
-            self.rows = source.rows  # type: ignore[attr-defined]
-        self.notes: list[str] = []
+        for offered in ("rows", "rounding"):
+            if hasattr(source, offered):
+                setattr(self, offered, getattr(source, offered))
+        self.notes: list[str] = [*getattr(source, "notes", ())]
+        if in_fp32:
+            self.notes.append(f"in float32 {title} runs as it was before its weights were rounded to {self.dtype('embedding.weight')}")
 
     def run(self, sequences: list[Tensor], dtype: torch.dtype, report: Report) -> Trace:
-        decoder = streamed(self.source, dtype)
+        decoder = streamed(self.in_fp32 if self.in_fp32 and dtype == torch.float32 else self.source, dtype)
         count, name = len(decoder.layers), str(dtype).removeprefix("torch.")
         for index, layer in enumerate(decoder.layers, 1):
             layer.register_forward_hook(lambda *_, index=index: report(f"{self.title} in {name}: layer {index}/{count}"))
@@ -67,22 +73,39 @@ def subject(model: str) -> Subject:
     return StockModel(Path(model.removeprefix(PREFIX))) if model.startswith(PREFIX) else OwnModel(open_checkpoint(model), model)
 
 
-def certify(first: Subject, second: Subject, *, seed: int, lengths: tuple[int, ...] | None, report: Report) -> Certificate:
-    """`verify` of models that are open."""
+def certify(
+    first: Subject,
+    second: Subject,
+    *,
+    tensors: Source | None = None,
+    judged: Collection[str] | None = None,
+    seed: int = 0,
+    lengths: tuple[int, ...] | None = None,
+    report: Report = lambda text: None,
+) -> Certificate:
+    """`verify` of models that are open.
+
+    `tensors` are what the second one's must be, where that is not what the first one has (a padded model); `judged` are
+    the dtypes in which a difference of the runs counts, all unless given.
+    """
     lengths = lengths or _lengths(first, second)
-    tensors, fingerprints = match(first, second, report)
+    expected = tensors or first
+    matches, fingerprints = match(expected, second, report)
     runs = first.config.vocab == second.config.vocab
     comparisons = _comparisons(first, second, seeded_sequences(first.config.vocab, lengths, seed), report) if runs else ()
-    only_in_a, only_in_b = (_without(one.names, other.names) for one, other in ((first, second), (second, first)))
-    differences = [*_tensor_differences(tensors, only_in_a, only_in_b), *_place_differences(first, second, comparisons)]
-    held = f"{len(tensors)} tensors, and every layer in {' and '.join(comparison.dtype for comparison in comparisons)}"
+    only_in_a, only_in_b = _without(expected.names, second.names), _without(second.names, expected.names)
+    counting = tuple(each for each in comparisons if judged is None or each.dtype in judged)
+    differences = [*_tensor_differences(matches, only_in_a, only_in_b), *_place_differences(counting)]
+    if not runs:
+        differences.append(f"vocabularies of {first.config.vocab} and {second.config.vocab} tokens cannot be compared")
+    held = f"{len(matches)} tensors" + (f", and every layer in {' and '.join(each.dtype for each in counting)}" if counting else "")
     return Certificate(
         a=first.title,
         b=second.title,
         fingerprints=fingerprints,
         seed=seed,
         lengths=lengths,
-        tensors=tensors,
+        tensors=matches,
         only_in_a=only_in_a,
         only_in_b=only_in_b,
         comparisons=comparisons,
@@ -135,6 +158,7 @@ class _Side:
 def _match(name: str, a: _Side, b: _Side) -> TensorMatch:
     dtypes = {side.source.dtype(name) for side in (a, b)}
     coarser = 0.0 if len(dtypes) == 1 else max(torch.finfo(dtype).eps for dtype in dtypes)
+    allowances = [side.source.rounding for side in (a, b) if hasattr(side.source, "rounding")]  # type: ignore[attr-defined]
     largest, equal = torch.zeros((), dtype=torch.float64), True
     for one, other in zip(a.pieces(name), b.pieces(name), strict=True):
         if one.dtype == other.dtype and torch.equal(_bits(one), _bits(other)):
@@ -142,7 +166,7 @@ def _match(name: str, a: _Side, b: _Side) -> TensorMatch:
         one, other = one.double(), other.double()
         difference = (one - other).abs()
         largest = torch.maximum(largest, difference.max())
-        equal = equal and bool((difference <= coarser * one.abs()).all())
+        equal = equal and bool((difference <= coarser * one.abs() + sum(allow(name, one) for allow in allowances)).all())
     return TensorMatch(name=name, shapes=(a.shapes[name], b.shapes[name]), max_abs=float(largest), equal=equal)
 
 
@@ -185,9 +209,7 @@ def _tensor_differences(tensors: tuple[TensorMatch, ...], only_in_a: tuple[str, 
         yield f"not the same in both are {len(unequal)} of {total} tensors ({unequal[0]}{', ...' if len(unequal) > 1 else ''})"
 
 
-def _place_differences(first: Subject, second: Subject, comparisons: tuple[Comparison, ...]) -> Iterator[str]:
-    if not comparisons:
-        yield f"vocabularies of {first.config.vocab} and {second.config.vocab} tokens cannot be compared"
+def _place_differences(comparisons: tuple[Comparison, ...]) -> Iterator[str]:
     for comparison in comparisons:
         if place := comparison.first_difference:
             yield f"in {comparison.dtype} they part at {place.name} (by {place.max_abs:.1e}, allowed {place.allowed:.1e})"

@@ -10,8 +10,14 @@ from typing import Any, NamedTuple
 from amaru.config.atomic import recover_directory
 from amaru.errors import CheckpointError
 from amaru.models.checkpoint import Checkpoint
+from amaru.models.formats.gguf import GGUF
+from amaru.models.formats.gguf.header import is_gguf
 from amaru.models.formats.llama2c import Llama2c
+from amaru.models.formats.megatron import MegatronCheckpoint
+from amaru.models.formats.megatron.checkpoint import TRACKER
 from amaru.models.source import Source
+
+METADATA = ".metadata"  # of torch's distributed checkpoints
 
 
 class Format(NamedTuple):
@@ -22,9 +28,25 @@ class Format(NamedTuple):
     open: Callable[[Path], Any]
 
 
+def _is_hf(path: Path) -> bool:
+    """Megatron's directories may hold a config.json too, beside `.metadata`."""
+    return (path / "config.json").is_file() and not (path / METADATA).exists()
+
+
+def _is_megatron(path: Path) -> bool:
+    return (path / TRACKER).is_file() or (path / METADATA).is_file()
+
+
+def _is_llama2c(path: Path) -> bool:
+    """A file without a mark of its own, so the name decides."""
+    return path.suffix == ".bin" and path.is_file() and not is_gguf(path)
+
+
 FORMATS = {
-    "hf": Format("a Hugging Face directory (config.json and *.safetensors)", lambda path: (path / "config.json").is_file(), Checkpoint),
-    "llama2c": Format("a llama2.c checkpoint (*.bin)", lambda path: path.suffix == ".bin" and path.is_file(), Llama2c),
+    "hf": Format("a Hugging Face directory (config.json and *.safetensors)", _is_hf, Checkpoint),
+    "megatron": Format(f"a Megatron directory ({TRACKER}, or {METADATA} and *.distcp)", _is_megatron, MegatronCheckpoint),
+    "gguf": Format("a GGUF file", is_gguf, GGUF),
+    "llama2c": Format("a llama2.c checkpoint (*.bin)", _is_llama2c, Llama2c),
 }
 
 

@@ -46,6 +46,13 @@ class GGUF:
         spec, axes = self.config.tensors()[name]
         return from_stored(name, tensor).reshape(spec.layout.shape(axes))
 
+    def rounding(self, name: str, tensor: Tensor) -> float:
+        """By how much `tensor` may have changed on its way: q8_0 keeps 1/254 of a block's largest, A_log passes exp and log."""
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+        if self._entries[stored_name(name)].kind == Q8_0:
+            return largest * (1 / 254 + 2**-11)  # and its scale is fp16
+        return 2**-22 * (1 + largest) if name.endswith("A_log") else 0.0
+
     def _check(self) -> None:
         expected = {stored_name(name): stored_shape(name, self.config) for name in self.names}
         missing, extra = sorted(expected.keys() - self._entries), sorted(self._entries.keys() - expected)

@@ -1,0 +1,285 @@
+"""From any format that is read to any that is written: one tensor at a time, bit for bit, and proven before it appears."""
+
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from amaru.config import Config
+from amaru.config.atomic import atomic_directory, sync
+from amaru.errors import CheckpointError, ConfigError, StorageError
+from amaru.models import checkpoint
+from amaru.models.carried import Carried
+from amaru.models.certificate import Certificate, beside
+from amaru.models.checkpoint import kept
+from amaru.models.formats import FORMATS, format_of, gguf, open_checkpoint
+from amaru.models.formats.megatron.export import check_ranks, export
+from amaru.models.source import Source, shapes
+from amaru.models.uniform import Uniform
+from amaru.models.verify import OwnModel, Report, certify
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+KINDS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "q8_0": "q8_0"}  # as GGUF calls them
+SPARE = 64 * 2**20  # bytes left free on the disk
+
+
+class Request(Config):
+    """What a conversion is asked for.
+
+    to         the format: one of `TARGETS`
+    dtype      of the weights, one of `Target.dtypes`; None keeps what each tensor is stored in
+    uniform    pad all layers of a kind to one width
+    ranks      tensor-parallel ranks that a Megatron checkpoint is cut for; any number reads it
+    tokenizer  a directory, tokenizer.json or llama2.c tokenizer.bin, instead of what lies beside the source
+    """
+
+    source: str
+    out: str
+    to: str
+    dtype: str | None = None
+    uniform: bool = False
+    ranks: int = 1
+    tokenizer: str | None = None
+
+    def check(self) -> None:
+        if self.to not in TARGETS:
+            raise ConfigError(f"There is no format '{self.to}' to write; there is: {', '.join(TARGETS)}.")
+        if self.dtype is not None and self.dtype not in TARGETS[self.to].dtypes:
+            raise ConfigError(f"{self.to} is written in {', '.join(TARGETS[self.to].dtypes)}; got '{self.dtype}'.")
+        if self.ranks != 1 and not TARGETS[self.to].ranked:
+            raise ConfigError(f"{self.to} is not cut for tensor-parallel ranks; leave ranks at 1, or convert to megatron.")
+
+
+class Conversion(Config):
+    """What was written, and what proves it. `equal` and `verdict` are the certificate's; None when none was asked for."""
+
+    source: str
+    source_format: str
+    out: str
+    to: str
+    tensors: int
+    parameters: int
+    parameters_before: int
+    bytes: int
+    seconds: float
+    carried: tuple[str, ...]
+    notes: tuple[str, ...]
+    equal: bool | None
+    verdict: str | None
+    differences: dict[str, float]
+    certificate: str | None
+
+
+class Job:
+    """`Job(Request(source="student", out="student.gguf", to="gguf")).run()`.
+
+    Making one opens the source and checks everything that can be known before a byte is written. Raises `CheckpointError` for a
+    source that cannot be read, a target that cannot hold it, or a place that is taken; `ConfigError` for settings that
+    contradict the model; `StorageError` when the disk has no room.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request, self.target, self.out = request, TARGETS[request.to], Path(request.out)
+        self.source = open_checkpoint(request.source)
+        self.written: Source = Uniform(self.source) if request.uniform else self.source
+        given = request.tokenizer
+        self.carried = Carried.given(Path(given), self.source.config.vocab) if given else Carried.of(Path(self.source.path))
+        self.bytes = _bytes(self.written, request.dtype)
+        self.target.check(self.written, request)
+        _check_place(Path(self.source.path), self.out, request.to)
+        _check_space(self.out, self.bytes)
+
+    def describe(self) -> dict[str, Any]:
+        """What `run` would do."""
+        return {
+            "source": self.request.source,
+            "source_format": FORMATS[format_of(self.source.path) or ""].title,
+            "out": self.request.out,
+            "to": self.request.to,
+            "tensors": len(self.written.names),
+            "parameters": _parameters(self.written),
+            "parameters_before": _parameters(self.source),
+            "bytes": self.bytes,
+            "carried": sorted(self.carried.files) or (["tokenizer"] if self.carried.tokenizer else []),
+        }
+
+    def run(self, *, verify: bool = True, report: Report = lambda text: None) -> Conversion:
+        """Write, then compare what was written with the source; it appears under its name only when both succeeded.
+
+        Raises `CheckpointError` with the certificate's verdict for a copy that is not the source.
+        """
+        with _appearing(self.out, self.target.is_file) as place:
+            start = time.monotonic()
+            self.target.write(_watched(self.written, report), place, self.request, self.carried)
+            seconds = time.monotonic() - start
+            carried = [] if self.target.is_file else self.carried.unpack(place)
+            certificate = self._certificate(place, report) if verify else None
+            if certificate and not self.target.is_file:
+                certificate.save(place / "certificate.json")
+            size = sum(file.stat().st_size for file in [place, *place.rglob("*")] if file.is_file())
+        if certificate and self.target.is_file:
+            certificate.save(beside(self.out))
+        return Conversion(
+            **{name: value for name, value in self.describe().items() if name not in ("bytes", "carried")},
+            bytes=size,
+            seconds=seconds,
+            carried=tuple(carried) if not self.target.is_file else ("tokenizer",) * (self.carried.loaded() is not None),
+            notes=(*getattr(self.source, "notes", ()), *(certificate.notes if certificate else ())),
+            equal=certificate.equal if certificate else None,
+            verdict=certificate.verdict if certificate else None,
+            differences=_differences(certificate),
+            certificate=str(beside(self.out)) if certificate else None,
+        )
+
+    def _certificate(self, place: Path, report: Report) -> Certificate:
+        stored = self.written.dtype("embedding.weight")
+        exact = Uniform(self.source, torch.float32) if self.request.uniform and stored != torch.float32 else None
+        second = OwnModel(open_checkpoint(place), str(self.out), in_fp32=exact)
+        certificate = certify(
+            OwnModel(self.source, self.request.source), second, tensors=self.written, judged=self._judged(second), report=report
+        )
+        if not certificate.equal:
+            raise CheckpointError(f"The copy of {self.request.source} is not the same model, so it was not kept: {certificate.verdict}.")
+        return certificate
+
+    def _judged(self, second: Source) -> tuple[str, ...] | None:
+        """The dtypes in which both must be one function: all, unless weights were rounded; then that in which they are stored."""
+        dtypes = {name: (self.written.dtype(name), second.dtype(name)) for name in second.names}
+        if self.request.dtype == "q8_0":
+            return ()
+        if any(torch.promote_types(*pair) != pair[1] for pair in dtypes.values()):
+            return (str(second.dtype("embedding.weight")).removeprefix("torch."),)
+        return None
+
+
+class Target(NamedTuple):
+    """What writes a format, what it refuses beforehand, its dtypes, whether it is one file, whether it is cut for ranks."""
+
+    write: Callable[[Source, Path, Request, Carried], object]
+    check: Callable[[Source, Request], object] = lambda source, request: None
+    dtypes: tuple[str, ...] = tuple(DTYPES)
+    is_file: bool = False
+    ranked: bool = False
+
+
+def _write_hf(source: Source, path: Path, request: Request, carried: Carried) -> None:
+    dtype = DTYPES[request.dtype] if request.dtype else source.dtype
+    checkpoint.write(path, source.config, source.read, dtype, values=carried.ids)
+
+
+def _write_megatron(source: Source, path: Path, request: Request, carried: Carried) -> None:
+    export(source, path, ranks=request.ranks, dtype=DTYPES[request.dtype] if request.dtype else None)
+
+
+def _write_gguf(source: Source, path: Path, request: Request, carried: Carried) -> None:
+    gguf.write(path, source.config, source.read, KINDS[_gguf_dtype(source, request)], carried.loaded())
+
+
+def _gguf_dtype(source: Source, request: Request) -> str:
+    stored = source.dtype("embedding.weight")
+    dtype = request.dtype or next((name for name in KINDS if DTYPES.get(name) == stored), None)
+    if dtype is None:
+        raise ConfigError(f"GGUF has no {stored}, in which this model is stored; give a dtype: {', '.join(KINDS)}.")
+    return dtype
+
+
+def _check_megatron(source: Source, request: Request) -> None:
+    check_ranks(source.config, request.ranks)
+
+
+def _check_gguf(source: Source, request: Request) -> None:
+    _gguf_dtype(source, request)
+    if why := gguf.refuses(source.config):
+        raise CheckpointError(f"{why[0].upper()}{why[1:]}.")
+
+
+TARGETS = {
+    "hf": Target(_write_hf),
+    "megatron": Target(_write_megatron, _check_megatron, ranked=True),
+    "gguf": Target(_write_gguf, _check_gguf, dtypes=tuple(KINDS), is_file=True),
+}
+
+
+class _Watched:
+    """A source whose reading is reported."""
+
+    def __init__(self, source: Source, report: Report) -> None:
+        self.path, self.config, self.names, self.dtype = source.path, source.config, source.names, source.dtype
+        self._source, self._report = source, report
+        self._seen: set[str] = set()
+
+    def read(self, name: str) -> Tensor:
+        self._tell(name)
+        return self._source.read(name)
+
+    def _tell(self, name: str) -> None:
+        self._seen.add(name)
+        self._report(f"writing tensors: {len(self._seen)}/{len(self.names)}")
+
+
+class _WatchedRows(_Watched):
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        self._tell(name)
+        return self._source.rows(name, start, stop)  # type: ignore[attr-defined]
+
+
+def _watched(source: Source, report: Report) -> Source:
+    return (_WatchedRows if hasattr(source, "rows") else _Watched)(source, report)
+
+
+@contextmanager
+def _appearing(out: Path, is_file: bool) -> Iterator[Path]:
+    """A place to write to, which takes the place of `out` when the block succeeds."""
+    if not is_file:
+        with atomic_directory(out) as directory:
+            yield directory
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        yield Path(folder) / out.name  # the same name: some formats keep it
+        os.replace(Path(folder) / out.name, out)
+        sync(out.parent)
+
+
+def _check_place(source: Path, out: Path, to: str) -> None:
+    """Only a checkpoint is replaced, and never the source itself."""
+    if out.resolve() in (source.resolve(), *source.resolve().parents):
+        raise ConfigError(f"The copy would take the place of its source {source}; give another place.")
+    empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not empty and format_of(out) != to:
+        raise CheckpointError(f"{out} exists and is no checkpoint of the format {to}, so it is not replaced; choose another place.")
+
+
+def _check_space(out: Path, needed: int) -> None:
+    there = next(parent for parent in out.absolute().parents if parent.exists())
+    free = shutil.disk_usage(there).free
+    if needed + SPARE > free:
+        raise StorageError(f"{out} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; choose another place.")
+
+
+def _bytes(source: Source, dtype: str | None) -> int:
+    """Of all tensors as they will be stored."""
+    total = 0.0
+    for name, (spec, axes) in source.config.tensors().items():
+        asked = DTYPES.get(dtype or "")
+        width = 34 / 32 if dtype == "q8_0" else (kept(spec, asked) if asked else source.dtype(name)).itemsize
+        total += spec.layout.numel(axes) * width
+    return round(total)
+
+
+def _parameters(source: Source) -> int:
+    return sum(math.prod(shape) for shape in shapes(source).values())
+
+
+def _differences(certificate: Certificate | None) -> dict[str, float]:
+    """By dtype the largest difference of a logit, relative to the largest logit."""
+    comparisons = certificate.comparisons if certificate else ()
+    return {each.dtype: each.places[-1].max_abs / max(each.places[-1].scale, 1e-300) for each in comparisons}
