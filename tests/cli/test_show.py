@@ -99,7 +99,7 @@ def test_hymba_shows_its_windows_and_which_layers_share_a_cache(capsys: pytest.C
     ("model", "told"),
     [
         ("nemotron-3-nano-30b-a3b", ["31.58 B parameters, 3.58 B of them for a token", "128 experts", "attention in 6 of 52 layers"]),
-        ("nemotron-4-340b", ["LayerNorm1P 1e-05", "rotary base 10000, 50.0 % of the channels", "192 layers in 96 blocks"]),
+        ("nemotron-4-340b", ["LayerNorm1P 1e-05", "rotary base 10,000, 50.0 % of the channels", "192 layers in 96 blocks"]),
         ("llama-3.1-8b", ["llama3 (factor 8, low 1, high 4, original 8192)", "131,072 positions", "own head"]),
         ("qwen2.5-0.5b", ["tied head", "RoPE, bias"]),
     ],

@@ -17,6 +17,12 @@ def test_a_mark_stands_below_its_letter_and_the_letter_below_its_index() -> None
         assert rulers[index // 60][4 + index % 60 :].startswith(str(index))
 
 
+@pytest.mark.parametrize("width", [24, 40, 63, 80, 200])
+def test_lines_are_no_wider_than_asked(width: int) -> None:
+    lines = [line for line, _ in draw("M-" * 70, {"a": "x" * 140}, width)]
+    assert max(map(len, lines)) <= width and "".join(line[3:] for line in lines if line.startswith("a")) == "x" * 140
+
+
 def test_only_rulers_are_told_to_be_rulers() -> None:
     assert [ruler for _, ruler in draw("M" * 61, {})] == [True, False, True, False]
 

@@ -82,12 +82,14 @@ def describe(config: Any, workload: Any) -> dict[str, Any]:
     from amaru.models.cost import active_parameters, forward_flops, kv_bytes_per_token, memory, parameters, prompt_flops
 
     need = memory(config, workload)
+    one, further = (memory(config, replace(workload, batch=1, context=context)) for context in (workload.context, workload.context + 1))
     return {
         "parameters": parameters(config),
         "active_parameters": active_parameters(config),
         "workload": {**to_dict(workload), "embedding": workload.vocabulary, "vectors": workload.wide},
         "memory": _bytes(need),
         "kv_bytes_per_token": kv_bytes_per_token(config, workload.kv),
+        "kv_bytes_per_further_token": further.kv - one.kv,
         "state_bytes_per_sequence": (need.ssm_state + need.conv_state) / workload.batch,
         "decode_flops_per_token": forward_flops(config, workload.context),
         "prefill_flops": prompt_flops(config, workload.context).total,
@@ -164,7 +166,12 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
     console.print(Text.assemble((facts["model"], "bold"), asked))
     console.print(_memory_table(facts))
     console.print(_formats(workload))
-    console.print(f"KV per token {facts['kv_bytes_per_token']:,.0f} B, state per sequence {size(facts['state_bytes_per_sequence'])}")
+    per_token, further = facts["kv_bytes_per_token"], facts["kv_bytes_per_further_token"]
+    full = f", {further:,} B behind full windows" if further + 1 < per_token else ""
+    console.print(f"KV per token {per_token:,.0f} B{full}; state per sequence {size(facts['state_bytes_per_sequence'])}")
+    if full:
+        rows = size(per_token * workload["context"] * workload["batch"])
+        console.print(f"kv is what windows need; `amaru generate` so far keeps every row: {rows}")
     decode, prefill = facts["decode_flops_per_token"] / 1e9, facts["prefill_flops"] / 1e12
     console.print(f"prefill of one sequence {prefill:,.1f} TFLOP, a token decoded behind it {decode:,.1f} GFLOP")
     if "device" in facts:
@@ -226,7 +233,8 @@ def _show_times(facts: Mapping[str, Any], console: Console) -> None:
     console.print()
     console.print(table)
     console.print("\nFirst-order lower bounds; `amaru plan --help` tells the formulas.")
-    console.print(f"Reading all weights once takes {duration(bounds['weights_once_seconds'])}. Figures: {device['source']}.")
+    console.print(f"Reading all weights once takes {duration(bounds['weights_once_seconds'])}.")
+    console.print(f"Figures: {device['source']}.")
 
 
 def _table(*left: str, right: Iterable[str]) -> Table:

@@ -127,7 +127,7 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
     for sentence in _sentences(facts):
         console.print(sentence)
     console.print()
-    for line, is_ruler in draw(facts["pattern"], _rows(facts)):
+    for line, is_ruler in draw(facts["pattern"], _rows(facts), console.width):
         console.print(line, style="dim" if is_ruler else None)
     for legend in _legend(facts):
         console.print(legend, style="dim")
@@ -163,11 +163,11 @@ def _sentences(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _rope(rope: Mapping[str, Any]) -> str:
-    """`rotary base 500000, llama3 (factor 8, low 1, high 4, original 8192)`"""
+    """`rotary base 500,000, llama3 (factor 8, low 1, high 4, original 8192)`"""
     part = "" if rope["fraction"] == 1 else f", {percent(rope['fraction'])} of the channels"
     scaling = rope["scaling"] or {}
     numbers = ", ".join(f"{name} {value:g}" for name, value in scaling.items() if name != "kind")
-    return f"rotary base {rope['base']:g}{part}" + (f", {scaling['kind']} ({numbers})" if scaling else "")
+    return f"rotary base {rope['base']:,.0f}{part}" + (f", {scaling['kind']} ({numbers})" if scaling else "")
 
 
 def _rows(facts: Mapping[str, Any]) -> dict[str, str]:

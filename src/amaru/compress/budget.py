@@ -11,7 +11,8 @@ class Budget(Config):
     """`Budget(parameters=4_500_000_000)` or `Budget(memory=12 * 2**30, workload=Workload(context=32768))`.
 
     parameters   at most so many, embedding and head included
-    memory       at most so many bytes for weights, KV and states of the workload; activations are not counted
+    memory       at most so many bytes for weights, KV and states of the workload on one device, in the formats that it names
+                 (`cost.Workload` says what each of them holds); activations are not counted
     """
 
     parameters: int | None = Field(default=None, gt=0)
@@ -31,6 +32,5 @@ class Budget(Config):
         parts = [] if self.parameters is None else [f"{self.parameters:,} parameters"]
         if self.memory is not None:
             use = self.workload
-            stored = f"weights {use.weights}, KV {use.kv}, SSM state {use.state}"
-            parts.append(f"{self.memory / 2**20:,.4g} MiB at context {use.context} and batch {use.batch} ({stored})")
+            parts.append(f"{self.memory / 2**20:,.4g} MiB at context {use.context} and batch {use.batch} ({use.describe()})")
         return " and ".join(parts)

@@ -2,23 +2,24 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-LETTERS_PER_LINE = 60
+MOST_LETTERS = 60
 BARS = "▁▂▃▄▅▆▇█"
 
 
-def draw(pattern: str, rows: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
-    """`draw("M-M*-", {"ffn": " ▅  █"})`: lines, and whether each is a ruler. Rows have one character for each layer.
+def draw(pattern: str, rows: Mapping[str, str], width: int = 80) -> Iterator[tuple[str, bool]]:
+    """`draw("M-M*-", {"ffn": " ▅  █"})`: lines of at most `width`, and whether each is a ruler; rows have a character for each layer.
 
                 0
                 M-M*-
           ffn    ▅  █
     """
     margin = max((len(name) for name in rows), default=0) + 2
-    for start in range(0, len(pattern), LETTERS_PER_LINE):
+    per_line = min(MOST_LETTERS, max(10, (width - margin) // 10 * 10))
+    for start in range(0, len(pattern), per_line):
         if start and rows:
             yield "", False
-        letters = slice(start, start + LETTERS_PER_LINE)
-        ruler = "".join(f"{index:<10}" for index in range(start, min(start + LETTERS_PER_LINE, len(pattern)), 10))
+        letters = slice(start, start + per_line)
+        ruler = "".join(f"{index:<10}" for index in range(start, min(start + per_line, len(pattern)), 10))
         yield " " * margin + ruler.rstrip(), True
         yield " " * margin + pattern[letters], False
         for name, row in rows.items():
