@@ -16,10 +16,11 @@ from tests.models.random_models import FAMILIES, random_config, random_ids, rand
 from torch import Tensor, nn
 
 from amaru.data.tokenizer import Tokenizer
-from amaru.models import Decoder
+from amaru.models import Decoder, DecoderConfig
 from amaru.models.checkpoint import load, save
-from amaru.models.families import family_for
-from amaru.nn import Batch
+from amaru.models.families import family_for, llama, nemotron4, nemotron_h, own
+from amaru.nn import MLP, Attention, Batch
+from amaru.nn.rope import Llama3Scaling, NTKScaling, Rope
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -230,6 +231,42 @@ def test_in_double_precision_nothing_is_left_of_the_difference(maker: str, famil
     assert found.dtype == expected.dtype == torch.float64
     assert difference(found, expected) < 1e-9
     compare_gradients(pair, 1e-9)
+
+
+def odd_stack(seed: int) -> DecoderConfig:
+    """Blocks of attention and MLP as no one publishes them; each is a stack that some family's config.json almost says."""
+    draw = random.Random(f"odd {seed}")
+    kv_heads = draw.choice((1, 2))
+    scaling = Llama3Scaling(factor=4.0, low=1.0, high=4.0, original=16)
+    ropes = (None, Rope(), Rope(base=500.0, scaling=scaling), Rope(fraction=0.5), Rope(fraction=0.5, scaling=scaling), STRETCHED)
+    block = (
+        Attention(query_heads=3 * kv_heads, kv_heads=kv_heads, channels=8, rope=draw.choice(ropes), bias=draw.random() < 0.3),
+        MLP(ffn=9, gated=draw.random() < 0.6, activation=draw.choice(("silu", "relu2"))),
+    )
+    norm, hidden = draw.choice(("rmsnorm", "layernorm1p")), draw.choice((12, 13))
+    return DecoderConfig(vocab=31, hidden=hidden, layers=block * draw.choice((1, 2)), norm=norm, tied=draw.random() < 0.5)
+
+
+STRETCHED = Rope(scaling=NTKScaling(factor=2.0, original=32, extended=96))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seeds", [range(first, first + 20) for first in range(0, 160, 20)], ids=str)
+def test_what_a_published_family_takes_is_what_transformers_computes(seeds: range, tmp_path: Path) -> None:
+    """And what it does not take is amaru's own, which loses nothing either."""
+    ids = random_ids(31, 40)[0]
+    for seed in seeds:
+        decoder, path = random_model(odd_stack(seed), seed), tmp_path / str(seed)
+        save(decoder, path)
+        assert load(path).config == decoder.config, seed
+        if family_for(decoder.config) is not own:
+            assert difference(decoder(Batch.of([ids])), stock_logits(stock(path), [ids])) < TOLERANCE, seed
+
+
+def test_the_odd_stacks_reach_every_family() -> None:
+    chosen = [family_for(odd_stack(seed)) for seed in range(160)]
+    assert set(chosen) == {llama, nemotron4, nemotron_h, own}
+    assert 20 < chosen.count(own) < 140
 
 
 def test_the_shapes_hold_what_they_promise() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.models.oracles.hymba import hymba_logits, inner_width, key_width, producer, random_config, random_weights, shapes
-from tests.models.random_models import random_ids
+from tests.models.random_models import random_ids, random_model
 from torch import Tensor
 
 from amaru.models.checkpoint import load, save
-from amaru.models.families import family_for
+from amaru.models.families import family_for, hymba, own
 from amaru.nn import Batch
 
 SEEDS = (0, 2, 4, 7, 8, 10)
@@ -123,3 +124,19 @@ def test_what_is_written_again_is_a_released_checkpoint(
     assert difference(hymba_logits(again, told, ids), hymba_logits(weights, values, ids)) < 1e-12
     for name in values.keys() & told.keys() - {"torch_dtype", "transformers_version"}:
         assert told[name] == values[name], name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", SEEDS[:3])
+def test_a_plan_that_the_released_config_cannot_say_is_written_as_amarus_own(seed: int, tmp_path: Path) -> None:
+    """A window layer that reads the cache of the global layer before it."""
+    config = hymba.read_config(random_config(seed))
+    layers = list(config.layers)
+    assert layers[0].window is None and layers[2].window is not None  # type: ignore[union-attr]
+    layers[2] = replace(layers[2], shares_kv=True)  # type: ignore[type-var]
+    decoder = random_model(replace(config, layers=tuple(layers)), seed)
+    save(decoder, tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.config == decoder.config
+    assert family_for(config) is hymba and family_for(decoder.config) is own
+    assert all(torch.equal(read, held) for read, held in zip(again.parameters(), decoder.parameters(), strict=True))

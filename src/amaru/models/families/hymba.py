@@ -175,8 +175,9 @@ def refuses(config: DecoderConfig) -> str | None:
         return "Hymba's inner width is a multiple of the hidden width"
     if head.rope is None or not _is_ntk(head.rope, config.max_positions):
         return "Hymba has rotary embedding with NTK scaling up to its longest context"
-    if any(layer.shares_kv and layer.window is None for layer, _ in found):
-        return "Hymba's global layers own their keys and values"
+    sharing = {index for pair in config.kv_sources().items() for index in pair}
+    if any(layer.window is None and LAYERS_PER_BLOCK * block in sharing for block, (layer, _) in enumerate(found)):
+        return "Hymba's global layers share keys and values with no other layer"
     return None
 
 

@@ -92,6 +92,8 @@ def refuses(config: DecoderConfig) -> str | None:
     attention, mlp = found[0]
     if config.norm != "rmsnorm" or config.meta_tokens or not mlp.gated or mlp.activation != "silu":
         return "Llama has RMSNorm, a gated SiLU MLP and no meta tokens"
+    if not attention.bias and config.hidden % attention.query_heads:
+        return "transformers wants Llama's hidden width to be a multiple of its query heads"
     if attention.rope is None or attention.rope.fraction != 1 or isinstance(attention.rope.scaling, NTKScaling):
         return "Llama rotates all channels of q and k, with Llama 3's scaling or none"
     return None
