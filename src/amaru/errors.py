@@ -8,7 +8,9 @@
     ├── BudgetError       a budget that no candidate meets
     ├── BackendError      a forced backend that refuses, or a missing optional dependency
     ├── StorageError      the disk is full or not writable
-    └── TrainingError     a loss that is no longer finite
+    ├── TrainingError     a loss that is no longer finite
+    ├── CapacityError     a request that this server can never hold
+    └── BusyError         a request that came while the queue was full; it may come again
 
 A message is one sentence or two: what was wrong, what was found, what is allowed, what to do next.
 The command line prints it without a traceback and exits with 2. The lower layers raise them; nothing
@@ -50,3 +52,15 @@ class StorageError(AmaruError, OSError):
 
 class TrainingError(AmaruError, ArithmeticError):
     """A loss that is no longer finite."""
+
+
+class CapacityError(AmaruError, ValueError):
+    """A request whose state and cache would not fit even if it ran alone."""
+
+
+class BusyError(AmaruError, RuntimeError):
+    """The queue is full; nothing was begun, and the same request may come again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
