@@ -66,6 +66,19 @@ def test_the_340b_in_fp8_on_eight_devices_is_the_published_table(capsys: pytest.
     assert facts["lower_bounds"]["decode"]["seconds"] is None
 
 
+def test_windows_and_meta_tokens_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "hymba-1.5b", "--context", "8192", "--state", "bf16"]
+    main([*words, "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    memory = facts["memory"]
+    assert round((memory["kv"] + memory["ssm_state"] + memory["conv_state"]) / 1e6, 1) == 78.6
+    assert memory["kv_meta"] == 17 * 128 * 1920
+    assert (facts["kv_bytes_per_token"], facts["kv_bytes_per_further_token"]) == (17 * 1920, 3 * 1920)
+    main(words)
+    out = capsys.readouterr().out
+    assert "kv, 128 meta tokens" in out and "5,760 B behind full windows" in out and "keeps every row: 255.0 MiB" in out
+
+
 def test_reserves_are_shares_or_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     usable = {}
     for reserve in ("0", "10%", "6GiB"):
