@@ -31,7 +31,7 @@ PUBLISHED = {
     "nemotron-h-56b": 56.32,
     "nemotron-nano-9b-v2": 8.89,
     "nemotron-nano-12b-v2": 12.31,
-    "nemotron-3-nano-30b-a3b": 31.6,
+    "nemotron-3-nano-30b-a3b": 31_577_940_288,
     "nemotron-4-15b": 15.6,
     "nemotron-4-340b": 341_029_195_776,
     "minitron-4b": 4.19,
@@ -47,7 +47,6 @@ PUBLISHED = {
     "hymba-1.5b": 1_522_797_824,
     "hymba-350m": 0.35,
     "hymba-125m": 0.13,
-    "nemotron-3-nano-30b-a3b": 31_577_940_288,
 }
 KV_BYTES = {"nemotron-h-4b": 16_384, "nemotron-h-8b": 16_384, "nemotron-h-47b": 20_480, "nemotron-h-56b": 40_960}
 SSM_MIB = {"nemotron-h-4b": 84, "nemotron-h-8b": 96, "nemotron-h-47b": 720, "nemotron-h-56b": 864}
