@@ -1,5 +1,6 @@
 """Certificates: what is equal is called equal, and every planted difference is found where it was planted."""
 
+import importlib
 import json
 import sys
 from dataclasses import replace
@@ -8,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.models.random_models import random_config, random_model
+from tests.models.random_models import FAMILIES, random_config, random_model, random_own
 
 from amaru.errors import AmaruError, BackendError, CheckpointError
 from amaru.models import Decoder
-from amaru.models.checkpoint import load, save
+from amaru.models.checkpoint import Checkpoint, load, save
+from amaru.models.families import family_for
+from amaru.models.formats.megatron import export
 from amaru.models.verify import seeded_sequences, verify
 from amaru.nn import Batch, Mamba2
 
@@ -117,6 +120,57 @@ def test_transformers_agrees_in_fp32_and_in_the_stored_dtype(decoder: Decoder, t
     assert len(certificate.tensors) == len(decoder.config.tensors()) and certificate.notes == ()
     assert [comparison.dtype for comparison in certificate.comparisons] == ["float32", "bfloat16"][: 1 + (dtype == torch.bfloat16)]
     assert certificate.comparisons[0].places[-1].max_abs < 5e-5
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("amaru", "hymba")])
+def test_transformers_agrees_with_every_family_it_has(family: str, tmp_path: Path) -> None:
+    """A stock layer that is two of ours is compared where it ends."""
+    pytest.importorskip("transformers")
+    config = FAMILIES[family](3)
+    save(random_model(config, 3), tmp_path / "a", dtype=torch.bfloat16)
+    certificate = verify(tmp_path / "a", f"transformers:{tmp_path / 'a'}")
+    assert certificate.equal, certificate.verdict
+    assert {each.name for each in certificate.tensors} == set(config.tensors()) and certificate.notes == ()
+    layers, step = len(config.layers), family_for(config).LAYERS_PER_BLOCK
+    for comparison in certificate.comparisons:
+        assert [place.name for place in comparison.places] == [f"layer {i}" for i in range(step - 1, layers, step)] + ["logits"]
+
+
+def test_what_transformers_does_not_have_is_said(tmp_path: Path) -> None:
+    """Also when amaru itself has taught it: that would compare the model with itself."""
+    pytest.importorskip("transformers")
+    save(random_model(random_own(1), 1), tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"transformers 5\S* has no model of type 'amaru'"):
+        verify(tmp_path / "a", f"transformers:{tmp_path / 'a'}")
+    importlib.import_module("amaru.models.hf")
+    with pytest.raises(CheckpointError, match=r"transformers 5\S* has no model of type 'amaru'"):
+        verify(tmp_path / "a", f"transformers:{tmp_path / 'a'}")
+
+
+def test_a_difference_behind_a_window_is_reached(tmp_path: Path) -> None:
+    """Sequences of the default lengths would fit into this window; one that crosses it is added."""
+    config = random_own(1)
+    wide = tuple(replace(layer, window=199) if getattr(layer, "window", None) else layer for layer in config.layers)
+    wider = tuple(replace(layer, window=210) if getattr(layer, "window", None) else layer for layer in config.layers)
+    assert wide != config.layers
+    for name, layers in (("a", wide), ("b", wider)):
+        save(random_model(replace(config, layers=layers), 1), tmp_path / name)
+    certificate = verify(tmp_path / "a", tmp_path / "b")
+    assert certificate.lengths == (1, 7, 61, 150, 236, 247)
+    assert all(tensor.equal for tensor in certificate.tensors) and not certificate.equal and "they part at layer" in certificate.verdict
+
+
+def test_formats_have_one_fingerprint_for_one_model(a: Path, decoder: Decoder, tmp_path: Path) -> None:
+    export(Checkpoint(a), tmp_path / "m", ranks=1)
+    certificate = verify(a, tmp_path / "m")
+    assert certificate.equal and certificate.fingerprints[0] == certificate.fingerprints[1]
+    assert all(tensor.max_abs == 0 for tensor in certificate.tensors)
+
+
+def test_unmatched_names_are_all_listed(a: Path, decoder: Decoder, tmp_path: Path) -> None:
+    save(random_model(replace(decoder.config, layers=decoder.config.layers[:-1]), 3), tmp_path / "b")
+    verdict = verify(a, tmp_path / "b").verdict
+    assert all(f"layers.4.{name}" in verdict for name in decoder.config.layer_tensors(4))
 
 
 def test_the_clamp_of_transformers_is_set_equal_and_said(a: Path) -> None:

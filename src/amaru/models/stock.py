@@ -50,9 +50,13 @@ class StockModel:
     def run(self, sequences: list[Tensor], dtype: torch.dtype, report: Callable[[str], None]) -> Trace:
         """What comes out of each of its layers, under the number of the last of ours that it is made of."""
         report(f"{self.title} in {str(dtype).removeprefix('torch.')}")
-        model, step = self._load(dtype), self._family.LAYERS_PER_BLOCK
-        layers = {step * block + step - 1: layer for block, layer in enumerate(model.base_model.layers)}
-        return traced(layers, [lambda ids=ids: model(ids[None], use_cache=False).logits[0] for ids in sequences])
+        model = self._load(dtype)
+        return traced(self._layers(model), [lambda ids=ids: model(ids[None], use_cache=False).logits[0] for ids in sequences])
+
+    def _layers(self, model: Any) -> dict[int, Any]:
+        """Its layers by the number of ours that each ends with."""
+        step = self._family.LAYERS_PER_BLOCK
+        return {step * block + step - 1: layer for block, layer in enumerate(model.base_model.layers)}
 
     def _check_type(self, model_type: str) -> None:
         """Only what transformers itself implements is another implementation than ours."""
@@ -79,7 +83,8 @@ class StockModel:
 
     def _set_time_step(self, model: Any) -> None:
         """transformers up to 5.23 clamps dt with time_step_min, which is meant for drawing dt_bias (NemotronH inherits it)."""
-        for config, layer in zip(self.config.layers, model.base_model.layers, strict=True):
+        for index, layer in self._layers(model).items():
+            config = self.config.layers[index]
             if not isinstance(config, Mamba2):
                 continue
             theirs, wanted = tuple(layer.mixer.time_step_limit), config.time_step_limit
