@@ -307,12 +307,13 @@ template <class T> struct Backward {
             reverse(A, n, span.tokens, last, part.of(g, i, n), part.of(dA, i, n));
         }
         const vec D = strip.get(in.D);
-        vec &by_skip = *(vec *)dD.at(i * WIDTH);
+        vec by_skip = {};
         for (int k = 0; k < span.tokens; k++) {
             by_skip += dy[k] * part.x[k];
             ddt[k] = part.x[k] * du[k] + LN_2 * ddt[k];
             du[k] = part.dt[k] * du[k] + D * dy[k];
         }
+        *(vec *)dD.at(i * WIDTH) += by_skip;
         strip.write_row(ddt, s.inner, span, grad.ddt);
         strip.write_row(du, s.inner, span, grad.dx);
     }
@@ -335,7 +336,7 @@ template <class T> struct Backward {
     void reverse(vec A, int64_t n, int tokens, vec after, vec &carried, vec &by_A) {
         const float *B = part.B.at(n * CHUNK), *C = part.C.at(n * CHUNK);
         vec *by_B = (vec *)dB.at(n * CHUNK * WIDTH), *by_C = (vec *)dC.at(n * CHUNK * WIDTH);
-        vec g = carried, sum = by_A;
+        vec g = carried, sum = {};  // of the chunk: short sums lose less
         for (int k = tokens - 1; k >= 0; k--) {
             g += C[k] * dy[k];
             by_C[k] += dy[k] * after;
@@ -348,7 +349,7 @@ template <class T> struct Backward {
             ddt[k] += A * passing;
         }
         carried = g;
-        by_A = sum;
+        by_A += sum;
     }
 };
 
