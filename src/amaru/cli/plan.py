@@ -39,7 +39,7 @@ def command(
 
     With --device also what fits, and how fast it could be; exit 1 when it does not fit. 8xNAME shares the layers by tensor
     parallelism: Mamba-2 by groups, attention and Hymba's heads by KV heads (copied where there are more devices), MLP by ffn, MoE
-    by experts, embedding and head by vocab; the rest is on every device.
+    by experts, embedding and head by vocab (padded where it does not divide); the rest is on every device.
 
     Times are first-order lower bounds at published peaks, the longer of
 
