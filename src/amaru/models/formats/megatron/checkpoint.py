@@ -108,7 +108,8 @@ class MegatronCheckpoint:
         name = self._names[place.name]
         tensor = self._held.tensors[name]
         rows, *columns = (size(dimension, packed.axes) for dimension in packed.theirs_dimensions(part))
-        padding = tensor.shape[0] - rows if packed.sharded == "vocab" and tensor.shape else 0
+        over_vocabulary = packed.sharded == "vocab" and packed.sharded_dimension(part) == 0
+        padding = tensor.shape[0] - rows if over_vocabulary and tensor.shape else 0
         if not 0 <= padding <= MOST_PADDING or tensor.shape != (*place.lead, rows + padding, *columns):
             shape = list(tensor.shape)
             raise CheckpointError(
@@ -179,9 +180,8 @@ def _by_canonical_name(names: Iterable[str]) -> dict[str, str]:
     """Names in the checkpoint by the ones used here: without the prefix of a wrapping module, norms fused."""
     found: dict[str, str] = {}
     for name in names:
-        canonical = name
-        for prefix in ("module.", "model."):
-            canonical = canonical.removeprefix(prefix) if canonical.removeprefix(prefix).startswith(ROOTS) else canonical
+        inner = re.sub(r"^(?:model\.|module\.)+", "", name)
+        canonical = inner if inner.startswith(ROOTS) else name
         for pattern, fused in OTHER_NAMES:
             canonical = re.sub(pattern, fused, canonical)
         if (other := found.setdefault(canonical, name)) != name:
