@@ -128,7 +128,7 @@ def test_chunks_are_those_of_the_ranks(tmp_path):
     """Rank r of a column-parallel layer has rows r/4 to (r+1)/4, of a row-parallel one columns; norms are on all of them."""
     export(model_at(tmp_path / "a", hybrid(0)), tmp_path / "b", ranks=4)
     held = FileSystemReader(tmp_path / "b" / "iter_0000000").read_metadata().state_dict_metadata
-    rows = "in_proj.weight.z in_proj.weight.dt conv1d.weight.B conv1d.bias.x A_log linear_qkv.weight linear_fc1.weight word_embeddings.weight"
+    rows = "in_proj.weight.z in_proj.weight.dt conv1d.weight.B conv1d.bias.x A_log linear_qkv.weight linear_fc1.weight embeddings.weight"
     divided = dict.fromkeys(rows.split(), 0) | dict.fromkeys(("out_proj.weight", "linear_proj.weight", "linear_fc2.weight"), 1)
     for name, entry in held.items():
         dimension = next((dimension for end, dimension in divided.items() if name.endswith(end)), None)
