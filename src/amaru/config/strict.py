@@ -95,7 +95,8 @@ def explain(cls: type[Config], error: ValidationError) -> str:
     if problem["type"] == "value_error":  # a sentence raised by some `check`
         return problem["msg"].removeprefix("Value error, ")
     message = problem["msg"]
-    return f"{where}: {message[0].lower()}{message[1:]}; got {problem['input']!r}."
+    found = repr(problem["input"])
+    return f"{where}: {message[0].lower()}{message[1:]}; got {found if len(found) <= 200 else f'{found[:200]}...'}."
 
 
 def _unknown(where: str, name: str, config: type[Config] | None) -> str:

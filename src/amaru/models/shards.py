@@ -64,7 +64,7 @@ def _indexed(directory: Path) -> dict[str, str]:
     if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
         raise CheckpointError(f"{directory / INDEX} has no weight_map from tensor names to files.")
     for file in sorted(set(files.values())):
-        if Path(file).name != file or not file.endswith(".safetensors") or "\0" in file:
+        if Path(file).name != file or not file.endswith(".safetensors") or "\0" in file or len(file) > 255:
             raise CheckpointError(f"{INDEX} names the shard {shown(file)}; a shard is a *.safetensors file in the same directory.")
         if not (directory / file).is_file():
             raise CheckpointError(f"{directory} lacks the shard {shown(file)} that {INDEX} names.")

@@ -13,6 +13,7 @@ A family is one module with
 """
 
 import difflib
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,7 +56,7 @@ def family_of(values: dict[str, Any]) -> ModuleType:
     """The family that a `config.json` names; `CheckpointError` lists the known ones."""
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise CheckpointError(f"config.json says model_type {model_type!r}; amaru knows {', '.join(FAMILIES)}.")
+        raise CheckpointError(f"config.json says model_type {json.dumps(model_type)[:80]}; amaru knows {', '.join(FAMILIES)}.")
     return FAMILIES[model_type]
 
 

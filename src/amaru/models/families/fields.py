@@ -1,7 +1,7 @@
 """Reading `config.json`: one field at a time, each checked before anything is made from it."""
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ MOST_LAYERS = 10_000  # a config that says more is damaged or hostile, and would
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; `CheckpointError` when it is missing, huge, or not one."""
     try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} is no file.")  # a pipe would block, a device never end
         if path.stat().st_size > LARGEST_JSON:
             raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; at most {LARGEST_JSON:,} are read as JSON.")
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -23,7 +25,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"There is no {path.name} in {path.parent}; a checkpoint is a directory with config.json and *.safetensors."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, NotADirectoryError) as error:
+    except (ValueError, RecursionError, NotADirectoryError) as error:  # ValueError: also a number of too many digits
         raise CheckpointError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}; a JSON object is needed.")
@@ -51,7 +53,7 @@ class Fields:
         """A positive finite number; null is none."""
         name = next((name for name in names if name in self.values), None)
         name, value = (name, self.values[name]) if name else self._found(names, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
             raise wrong(name, value, "a positive number is needed", self.where)
         return float(value)
 

@@ -232,7 +232,8 @@ def _pattern(values: Mapping[str, Any]) -> str:
     from_blocks = None if blocks is None else _pattern_of_blocks(blocks)
     if None not in (from_pattern, from_blocks) and from_pattern != from_blocks:
         raise CheckpointError(
-            f"config.json contradicts itself: hybrid_override_pattern is {pattern}, layers_block_type spells {from_blocks}."
+            f"config.json contradicts itself: hybrid_override_pattern is {json.dumps(pattern)[:200]}, "
+            f"layers_block_type spells {json.dumps(from_blocks)[:200]}."
         )
     found = from_pattern or from_blocks or ""
     if len(found) > MOST_LAYERS:
