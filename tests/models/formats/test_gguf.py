@@ -166,6 +166,8 @@ def test_every_tensor_comes_back(kind: str, stored: torch.dtype, tmp_path: Path)
             continue
         back = source.read(name)
         assert (back.shape, back.dtype) == (weight.shape, source.dtype(name)), name
+        assert torch.equal(source.rows(name, 1, 3), back[1:3]), name
+        assert ((back.double() - weight.double()).abs() <= weight.double().abs() * 2**-8 + source.rounding(name, weight.double())).all()
         if name.endswith("A_log"):
             assert (back - weight.float()).abs().max() <= 2 * 2**-24 * weight.float().abs().clamp(min=1).max(), name
         elif kind != "q8_0" or back.dtype != torch.float32:

@@ -10,7 +10,7 @@ from amaru.errors import CheckpointError
 from amaru.models.decoder import DecoderConfig
 from amaru.models.formats.gguf.header import BF16, F16, F32, Q8_0, read_header
 from amaru.models.formats.gguf.metadata import read_metadata
-from amaru.models.formats.gguf.tensors import from_stored, stored_name, stored_shape
+from amaru.models.formats.gguf.tensors import BLOCK, from_stored, stored_name, stored_shape
 
 DTYPES = {F32: torch.float32, F16: torch.float16, BF16: torch.bfloat16, Q8_0: torch.float32}
 
@@ -40,18 +40,29 @@ class GGUF:
 
     def read(self, name: str) -> Tensor:
         """One tensor in its stored dtype; A_log is log(-a), within two roundings of what was written."""
-        entry = self._entries[stored_name(name)]
-        data = np.fromfile(self.path, np.uint8, entry.length, offset=entry.start)
-        tensor = _dequantised(data) if entry.kind == Q8_0 else torch.from_numpy(data).view(DTYPES[entry.kind])
-        spec, axes = self.config.tensors()[name]
-        return from_stored(name, tensor).reshape(spec.layout.shape(axes))
+        return self.rows(name, 0, self._shape(name)[0])
 
-    def rounding(self, name: str, tensor: Tensor) -> float:
-        """By how much `tensor` may have changed on its way: q8_0 keeps 1/254 of a block's largest, A_log passes exp and log."""
-        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Some of a tensor's first dimension; only these are read."""
+        entry, shape = self._entries[stored_name(name)], self._shape(name)
+        width = entry.length // shape[0]
+        data = np.fromfile(self.path, np.uint8, (stop - start) * width, offset=entry.start + start * width)
+        tensor = _dequantised(data) if entry.kind == Q8_0 else torch.from_numpy(data).view(DTYPES[entry.kind])
+        return from_stored(name, tensor).reshape(stop - start, *shape[1:])
+
+    def rounding(self, name: str, tensor: Tensor) -> Tensor | float:
+        """By how much the rows `tensor` may have changed on their way into the file: A_log by exp and log, q8_0 by half a step.
+
+        A step is 1/127 of the largest number of a block, and is itself rounded to fp16.
+        """
         if self._entries[stored_name(name)].kind == Q8_0:
-            return largest * (1 / 254 + 2**-11)  # and its scale is fp16
-        return 2**-22 * (1 + largest) if name.endswith("A_log") else 0.0
+            largest = tensor.abs().reshape(-1, BLOCK).amax(-1, keepdim=True)
+            return (largest * (1 / 254 + 2**-11)).expand(-1, BLOCK).reshape(tensor.shape)
+        return 2**-23 * tensor.abs().clamp(min=1) if name.endswith("A_log") else 0.0
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        spec, axes = self.config.tensors()[name]
+        return spec.layout.shape(axes)
 
     def _check(self) -> None:
         expected = {stored_name(name): stored_shape(name, self.config) for name in self.names}
@@ -66,6 +77,6 @@ class GGUF:
 
 
 def _dequantised(data: np.ndarray) -> Tensor:
-    """q8_0: blocks of one fp16 scale and 32 int8."""
-    blocks = data.view(np.dtype([("scale", "<f2"), ("numbers", "i1", 32)]))
+    """q8_0: blocks of one fp16 scale and so many int8."""
+    blocks = data.view(np.dtype([("scale", "<f2"), ("numbers", "i1", BLOCK)]))
     return torch.from_numpy(blocks["scale"].astype(np.float32)[:, None] * blocks["numbers"].astype(np.float32))
