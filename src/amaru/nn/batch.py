@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from amaru.errors import ConfigError
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -29,8 +31,13 @@ class Batch:
 
     @classmethod
     def of(cls, sequences: Sequence[Tensor], *, starts: Sequence[int] | None = None, slots: Sequence[int] | None = None) -> "Batch":
-        """Pack sequences of ids; `starts` are their first positions (0 unless they continue a state)."""
+        """Pack sequences of ids; `starts` are their first positions (0 unless they continue a state).
+
+        Raises `ConfigError` for a sequence without a token: whether it begins or goes on would be read off its neighbour.
+        """
         lengths = [len(ids) for ids in sequences]
+        if 0 in lengths:
+            raise ConfigError(f"Sequence {lengths.index(0)} of {len(lengths)} in a batch has no token; leave it out.")
         first = starts or [0] * len(lengths)
         return cls(
             ids=torch.cat(list(sequences)),
