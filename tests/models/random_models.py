@@ -51,7 +51,7 @@ def random_moe(seed: int) -> MoE:
     groups = draw.choice((1, 2, 3))
     top_k = draw.choice((1, 2, 3))
     return MoE(
-        experts=groups * draw.choice((3, 4)),
+        experts=groups * draw.choice((4, 5)),  # more than a token is sent to, so that the choice matters
         top_k=top_k,
         ffn=draw.choice((5, 9)),
         shared_ffn=draw.choice((7, 11)),
@@ -111,11 +111,12 @@ def random_own(seed: int) -> DecoderConfig:
     """Every kind of layer at widths of its own, as only amaru's own config can say; Hymba's heads among the others."""
     draw = random.Random(seed)
     meta = draw.choice((0, 4))
+    window, narrower = draw.choice(((8, 5), (6, 6), (None, 7)))
     shape = {"kv_heads": 2, "qk_channels": 4, "v_channels": 3, "state": 5, "rank": 2, "taps": 3, "sinks": meta}
     stretched = Rope(scaling=NTKScaling(factor=2.0, original=32, extended=96))
     hybrids = (
-        HybridHead(query_heads=4, window=draw.choice((5, 8)), rope=Rope(), **shape),
-        HybridHead(query_heads=2, rope=stretched, shares_kv=True, **shape),
+        HybridHead(query_heads=4, window=window, rope=Rope(), **shape),
+        HybridHead(query_heads=2, window=narrower, rope=stretched, shares_kv=True, **shape),
     )
     layers: list[LayerConfig] = [
         Mamba2(heads=6, channels=3, groups=2, state=5, chunk_size=8),

@@ -14,7 +14,7 @@ from amaru.nn import Batch
 SEEDS = {"nemotron_h": (0, 1, 3), "hymba": (2, 7, 10), "amaru": (0, 1)}
 CASES = [(family, seed) for family in FAMILIES for seed in SEEDS.get(family, (0, 1))]
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
-LENGTH = 45
+LENGTH = 75  # more than a page of the cache
 
 
 @functools.cache
@@ -44,11 +44,16 @@ def whole(decoder: Decoder, ids: Tensor) -> Tensor:
 
 
 def poisoned(decoder: Decoder, slots: int, capacity: int = LENGTH) -> DecoderState:
-    """A pool in which nothing may be read before it is written: what earlier owners left is not a number."""
+    """A pool in which nothing may be read before it is written, and whose pages lie in any order.
+
+    What earlier owners left is not a number.
+    """
     state = decoder.new_state(slots, capacity)
     for layer in state.layers:
         for tensor in layer.values():
             tensor.fill_(torch.nan)
+    for table in state.tables.values():
+        table.copy_(torch.randperm(table.numel(), generator=torch.Generator().manual_seed(2))[table])
     return state
 
 
@@ -62,7 +67,7 @@ def in_pieces(decoder: Decoder, ids: Tensor, sizes: list[int], slot: int = 0) ->
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("sizes", [[45], [16, 16, 13], [1, 2, 3, 39], [31, 14], [44, 1]], ids=str)
+@pytest.mark.parametrize("sizes", [[75], [16, 16, 43], [1, 2, 3, 69], [31, 33, 11], [74, 1]], ids=str)
 def test_chunked_prefill_is_the_whole(decoder: Decoder, ids: Tensor, sizes: list[int]) -> None:
     assert same(decoder, in_pieces(decoder, ids, sizes, slot=2), whole(decoder, ids))
 
@@ -95,8 +100,8 @@ def padded(sequences: list[Tensor], side: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_in_a_batch_and_going_on_from_there_is_alone(decoder: Decoder, ids: Tensor, side: str) -> None:
     """Prompts of three lengths in one padded batch, then one more token of each at a time."""
-    sequences = [ids, *random_ids(decoder.config.vocab, 30, 12, seed=5)]
-    prompts, slots, state = [35, 20, 2], [1, 3, 0], poisoned(decoder, 4)
+    sequences = [ids[:68], *random_ids(decoder.config.vocab, 30, 12, seed=5)]
+    prompts, slots, state = [58, 20, 2], [1, 3, 0], poisoned(decoder, 4)
     batch = Batch.padded(*padded([ids[:n] for ids, n in zip(sequences, prompts, strict=True)], side), slots=slots)
     logits = [list(part.split(1)) for part in decoder(batch, state).split(prompts)]
     for step in range(10):
@@ -114,7 +119,7 @@ def test_prefills_and_decodes_in_one_batch_in_reused_slots_are_alone(decoder: De
     sequences = [ids, *random_ids(decoder.config.vocab, 20, 7, 15, seed=5)]
     state, slots = poisoned(decoder, 5), [3, 0, 4, 4]
     done, collected = [0, 0, 0, 0], [[], [], [], []]
-    steps = ([10, 7, 0, 0], [1, 1, 3, 0], [20, 0, 1, 0], [1, 1, 1, 0], [1, 11, 2, 0], [1, 0, 0, 12], [0, 0, 0, 1], [11, 0, 0, 2])
+    steps = ([40, 7, 0, 0], [1, 1, 3, 0], [20, 0, 1, 0], [1, 1, 1, 0], [1, 11, 2, 0], [1, 0, 0, 12], [0, 0, 0, 1], [11, 0, 0, 2])
     for takes in steps:
         running = [index for index, take in enumerate(takes) if take]
         pieces = [sequences[index][done[index] :][: takes[index]] for index in running]
@@ -122,9 +127,27 @@ def test_prefills_and_decodes_in_one_batch_in_reused_slots_are_alone(decoder: De
         for index, logits in zip(running, decoder(batch, state).split([len(piece) for piece in pieces]), strict=True):
             collected[index].append(logits)
             done[index] += len(logits)
-    assert done == [45, 20, 7, 15]
+    assert done == [75, 20, 7, 15]
     for sequence, parts in zip(sequences, collected, strict=True):
         assert same(decoder, torch.cat(parts), whole(decoder, sequence))
+
+
+@torch.no_grad()
+def test_what_lies_behind_the_window_is_not_read(decoder: Decoder, ids: Tensor) -> None:
+    """Its pages may belong to someone else by then; what the sinks and the window see stays."""
+    windows = [layer for layer in decoder.config.layers if layer.sight != "all"]
+    if not windows:
+        pytest.skip("no layer has a window")
+    meta, far, done = decoder.config.meta_tokens, max(layer.window for layer in windows), 60
+    state = poisoned(decoder, 2)
+    logits = [decoder(Batch.of([ids[:done]], slots=[1]), state)]
+    places = torch.arange(meta, meta + done - far)
+    for layer, sight in zip(state.layers, state.sights, strict=True):
+        for name in {"keys", "values"} & layer.keys() if sight != "all" else ():
+            page = layer[name].shape[1]
+            layer[name][state.tables[sight][1][places // page], places % page] = 1e3
+    logits += [decoder(Batch.of([piece], starts=[start], slots=[1]), state) for piece, start in ((ids[60:61], 60), (ids[61:], 61))]
+    assert same(decoder, torch.cat(logits), whole(decoder, ids))
 
 
 @torch.no_grad()

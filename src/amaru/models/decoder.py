@@ -54,6 +54,8 @@ class DecoderConfig(Config):
                     f"Layer {index} shares keys and values, but "
                     + ("no layer before it owns any." if owner is None else f"those of layer {source} have other heads or channels.")
                 )
+            if owner.window is not None and (layer.window is None or layer.window > owner.window or layer.sinks > owner.sinks):
+                raise ConfigError(f"Layer {index} sees further back than layer {source} keeps the keys and values that both read.")
 
     def kv_sources(self) -> dict[int, int | None]:
         """For each layer that shares keys and values the layer whose it reads: the nearest before it that owns some."""
