@@ -145,5 +145,5 @@ def test_a_tensor_name_cannot_write_on_a_terminal(saved: Path) -> None:
 
 def test_verify_reads_no_pickle(saved: Path) -> None:
     (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="neither model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors"):
         verify(saved, saved)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,12 @@ def indexed(directory: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     (directory / INDEX).write_text(json.dumps(index))
 
 
+def says(**changes: Any) -> Callable[[Path], Any]:
+    """An index whose weight_map says this too."""
+    named = {name.replace("_", "."): file for name, file in changes.items()}
+    return lambda path: indexed(path, lambda index: index["weight_map"].update(named))
+
+
 def second(directory: Path) -> Path:
     return directory / "model-00002-of-00003.safetensors"
 
@@ -75,20 +82,20 @@ LIES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weight_map": (lambda path: indexed(path, lambda index: index.pop("weight_map")), "has no weight_map"),
     "a weight_map that is a list": (lambda path: indexed(path, lambda index: index.update(weight_map=["layer.0"])), "has no weight_map"),
     "an empty weight_map": (lambda path: indexed(path, lambda index: index.update(weight_map={})), "has no weight_map"),
-    "an index of itself": (lambda path: indexed(path, lambda index: index["weight_map"].update({"layer.0": INDEX})), "a shard is a"),
-    "a nested index": (lambda path: indexed(path, lambda index: index["weight_map"].update({"layer.0": {"layer.0": "x"}})), "no weight_map"),
-    "a path upwards": (lambda path: indexed(path, lambda index: index["weight_map"].update({"layer.0": "../x.safetensors"})), "a shard is a"),
-    "a root path": (lambda path: indexed(path, lambda index: index["weight_map"].update({"layer.0": "/x.safetensors"})), "a shard is a"),
-    "a zero byte": (lambda path: indexed(path, lambda index: index["weight_map"].update({"layer.0": "x\0.safetensors"})), "a shard is a"),
-    "a long name": (lambda path: indexed(path, lambda index: index["weight_map"].update({"layer.0": "x" * 999 + ".safetensors"})), "a shard is a"),
+    "an index of itself": (says(layer_0=INDEX), "a shard is a"),
+    "a nested index": (says(layer_0={"layer.0": "x"}), "no weight_map"),
+    "a path upwards": (says(layer_0="../x.safetensors"), "a shard is a"),
+    "a root path": (says(layer_0="/x.safetensors"), "a shard is a"),
+    "a zero byte": (says(layer_0="x\0.safetensors"), "a shard is a"),
+    "a long name": (says(layer_0="x" * 999 + ".safetensors"), "a shard is a"),
     "a shard that is not there": (lambda path: second(path).unlink(), "lacks the shard"),
     "a shard that is a directory": (lambda path: (second(path).unlink(), second(path).mkdir()), "lacks the shard"),
     "a shard that is a pipe": (lambda path: (second(path).unlink(), os.mkfifo(second(path))), "lacks the shard"),
     "a shard that links to itself": (lambda path: (second(path).unlink(), second(path).symlink_to(second(path).name)), "lacks the shard"),
-    "a tensor that is not there": (lambda path: indexed(path, lambda index: index["weight_map"].update(ghost=second(path).name)), "'ghost'"),
+    "a tensor that is not there": (says(ghost="model-00002-of-00003.safetensors"), "'ghost'"),
     "a tensor left out": (lambda path: indexed(path, lambda index: index["weight_map"].pop("layer.5")), "'layer.5', which"),
-    "a tensor elsewhere": (lambda path: indexed(path, lambda index: index["weight_map"].update({"layer.0": second(path).name})), "'layer.0'"),
-    "a tensor in two shards": (lambda path: second(path).write_bytes((path / "model-00001-of-00003.safetensors").read_bytes()), "is in both"),
+    "a tensor elsewhere": (says(layer_0="model-00002-of-00003.safetensors"), "'layer.0'"),
+    "a tensor in two shards": (lambda path: shutil.copyfile(path / "model-00001-of-00003.safetensors", second(path)), "is in both"),
 }
 
 
