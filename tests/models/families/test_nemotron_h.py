@@ -14,7 +14,7 @@ from tests.models.random_models import random_model
 from amaru.errors import AmaruError, CheckpointError
 from amaru.models import DecoderConfig
 from amaru.models.checkpoint import Checkpoint, load, save
-from amaru.models.cost import parameters, step_flops
+from amaru.models.cost import parameters
 from amaru.models.families import config_of, family_for, nemotron_h, own
 from amaru.nn import MLP, Attention, Mamba2, MoE
 
@@ -70,14 +70,6 @@ def test_nano_is_what_its_config_says_and_its_index_counts() -> None:
     assert nemotron_h.read_config(NANO) == config
     assert parameters(config) - 23 * 128 == 31_577_937_344
     assert len(nemotron_h.stored(config)) == len({each.name for each in nemotron_h.stored(config)}) == 6_243
-
-
-def test_a_token_of_nano_is_computed_by_about_a_tenth_of_its_parameters() -> None:
-    """3.2 B active, and 3.6 B with the embedding, which is looked up."""
-    config = config_of("nemotron-3-nano-30b-a3b")
-    multiplied = sum(step_flops(config, 0)) / 2
-    assert 3.15e9 < multiplied < 3.3e9
-    assert 3.55e9 < multiplied + config.vocab * config.hidden < 3.65e9
 
 
 @pytest.mark.parametrize("changes", [{}, {"latent": None}, {"groups": 1, "top_groups": 1}, {"normalised": True, "scale": 1.0}], ids=str)
