@@ -91,6 +91,18 @@ def test_logits_are_those_of_the_paper(released: tuple[Path, dict[str, Any], dic
     assert difference(single(Batch.of(sequences)), expected) < 1e-4
 
 
+@torch.no_grad()
+def test_a_document_many_windows_long_is_that_of_the_paper_whole_and_in_pieces(tmp_path: Path) -> None:
+    values = random_config(7)
+    weights = random_weights(values, 7)
+    decoder, ids = load(written(tmp_path / "released", values, weights)), random_ids(values["vocab_size"], 300)[0]
+    expected, state, parts = hymba_logits(weights, values, ids), decoder.new_state(1, 300), []
+    assert difference(decoder(Batch.of([ids])), expected) < 1e-9
+    for start, piece in zip((0, 270, 271), ids.split([270, 1, 29]), strict=True):
+        parts.append(decoder(Batch.of([piece], starts=[start], slots=[0]), state))
+    assert difference(torch.cat(parts), expected) < 1e-9
+
+
 def test_every_gradient_is_that_of_the_paper(released: tuple[Path, dict[str, Any], dict[str, Tensor]]) -> None:
     path, values, weights = released
     sequences = random_ids(values["vocab_size"], *LENGTHS, seed=3)
