@@ -15,9 +15,10 @@ from amaru.errors import AmaruError, CheckpointError, ConfigError, StorageError
 from amaru.models import Decoder, DecoderConfig
 from amaru.models import convert as conversions
 from amaru.models.checkpoint import Checkpoint, load, save
-from amaru.models.convert import Conversion, Job, Request, Target
+from amaru.models.convert import Conversion, Job
 from amaru.models.families import nemotron_h
 from amaru.models.formats import format_of, open_checkpoint
+from amaru.models.targets import Request, Target
 from amaru.models.verify import match
 from amaru.nn import MLP, Attention, Mamba2
 
@@ -67,6 +68,7 @@ def test_every_family_is_copied_bit_for_bit(family: str, tmp_path: Path) -> None
     save(random_model(FAMILIES[family](4), 4), tmp_path / "source", dtype=torch.bfloat16)
     found = convert(tmp_path / "source", tmp_path / "copy", "hf")
     assert found.equal and found.carried == ()
+    assert ("import amaru.models.hf" in "".join(found.notes)) == (family == "amaru")
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (tmp_path / "source" / "model.safetensors").read_bytes()
     assert_same_bits(tmp_path / "source", tmp_path / "copy")
 

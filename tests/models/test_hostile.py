@@ -12,8 +12,9 @@ from tests.models.random_models import FAMILIES, random_config, random_model
 
 from amaru.errors import AmaruError, CheckpointError
 from amaru.models.checkpoint import Checkpoint, save
-from amaru.models.convert import Job, Request
+from amaru.models.convert import Job
 from amaru.models.formats import format_of, open_checkpoint
+from amaru.models.targets import Request
 from amaru.models.verify import verify
 
 HOSTILE: list[Any] = [

@@ -30,7 +30,8 @@ def command(
     It takes the memory of a few tensors, whatever the size of the model.
     """
     from amaru.config import to_dict
-    from amaru.models.convert import Job, Request
+    from amaru.models.convert import Job
+    from amaru.models.targets import Request
 
     job = Job(
         Request(

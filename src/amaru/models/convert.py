@@ -5,10 +5,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,46 +16,16 @@ from torch import Tensor
 from amaru.config import Config
 from amaru.config.atomic import atomic_directory, sync
 from amaru.errors import CheckpointError, ConfigError, StorageError
-from amaru.models import checkpoint
 from amaru.models.carried import Carried
 from amaru.models.certificate import Certificate, beside
-from amaru.models.checkpoint import kept
-from amaru.models.formats import FORMATS, format_of, gguf, open_checkpoint
-from amaru.models.formats.megatron.export import check_ranks, export
+from amaru.models.families import family_for, nemotron_h, own
+from amaru.models.formats import FORMATS, format_of, open_checkpoint
 from amaru.models.source import Source, shapes
+from amaru.models.targets import TARGETS, Request, bytes_of
 from amaru.models.uniform import Uniform
 from amaru.models.verify import OwnModel, Report, certify
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-KINDS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "q8_0": "q8_0"}  # as GGUF calls them
 SPARE = 64 * 2**20  # bytes left free on the disk
-
-
-class Request(Config):
-    """What a conversion is asked for.
-
-    to         the format: one of `TARGETS`
-    dtype      of the weights, one of `Target.dtypes`; None keeps what each tensor is stored in
-    uniform    pad all layers of a kind to one width
-    ranks      tensor-parallel ranks that a Megatron checkpoint is cut for; any number reads it
-    tokenizer  a directory, tokenizer.json or llama2.c tokenizer.bin, instead of what lies beside the source
-    """
-
-    source: str
-    out: str
-    to: str
-    dtype: str | None = None
-    uniform: bool = False
-    ranks: int = 1
-    tokenizer: str | None = None
-
-    def check(self) -> None:
-        if self.to not in TARGETS:
-            raise ConfigError(f"There is no format '{self.to}' to write; there is: {', '.join(TARGETS)}.")
-        if self.dtype is not None and self.dtype not in TARGETS[self.to].dtypes:
-            raise ConfigError(f"{self.to} is written in {', '.join(TARGETS[self.to].dtypes)}; got '{self.dtype}'.")
-        if self.ranks != 1 and not TARGETS[self.to].ranked:
-            raise ConfigError(f"{self.to} is not cut for tensor-parallel ranks; leave ranks at 1, or convert to megatron.")
 
 
 class Conversion(Config):
@@ -92,7 +62,7 @@ class Job:
         self.written: Source = Uniform(self.source) if request.uniform else self.source
         given = request.tokenizer
         self.carried = Carried.given(Path(given), self.source.config.vocab) if given else Carried.of(Path(self.source.path))
-        self.bytes = _bytes(self.written, request.dtype)
+        self.bytes = bytes_of(self.written, request.dtype)
         self.target.check(self.written, request)
         _check_place(Path(self.source.path), self.out, request.to)
         _check_space(self.out, self.bytes)
@@ -132,12 +102,18 @@ class Job:
             bytes=size,
             seconds=seconds,
             carried=tuple(carried) if not self.target.is_file else ("tokenizer",) * (self.carried.loaded() is not None),
-            notes=(*getattr(self.source, "notes", ()), *(certificate.notes if certificate else ())),
+            notes=(*self._notes(), *(certificate.notes if certificate else getattr(self.source, "notes", ()))),
             equal=certificate.equal if certificate else None,
             verdict=certificate.verdict if certificate else None,
             differences=_differences(certificate),
             certificate=str(beside(self.out)) if certificate else None,
         )
+
+    def _notes(self) -> Iterator[str]:
+        """What a user of the copy should know."""
+        if self.request.to == "hf" and family_for(self.written.config) is own:
+            why = nemotron_h.refuses(self.written.config)
+            yield f"its config.json is amaru's own, which transformers reads after `import amaru.models.hf`: {why}"
 
     def _certificate(self, place: Path, report: Report) -> Certificate:
         stored = self.written.dtype("embedding.weight")
@@ -158,54 +134,6 @@ class Job:
         if any(torch.promote_types(*pair) != pair[1] for pair in dtypes.values()):
             return (str(second.dtype("embedding.weight")).removeprefix("torch."),)
         return None
-
-
-class Target(NamedTuple):
-    """What writes a format, what it refuses beforehand, its dtypes, whether it is one file, whether it is cut for ranks."""
-
-    write: Callable[[Source, Path, Request, Carried], object]
-    check: Callable[[Source, Request], object] = lambda source, request: None
-    dtypes: tuple[str, ...] = tuple(DTYPES)
-    is_file: bool = False
-    ranked: bool = False
-
-
-def _write_hf(source: Source, path: Path, request: Request, carried: Carried) -> None:
-    dtype = DTYPES[request.dtype] if request.dtype else source.dtype
-    checkpoint.write(path, source.config, source.read, dtype, values=carried.ids)
-
-
-def _write_megatron(source: Source, path: Path, request: Request, carried: Carried) -> None:
-    export(source, path, ranks=request.ranks, dtype=DTYPES[request.dtype] if request.dtype else None)
-
-
-def _write_gguf(source: Source, path: Path, request: Request, carried: Carried) -> None:
-    gguf.write(path, source.config, source.read, KINDS[_gguf_dtype(source, request)], carried.loaded())
-
-
-def _gguf_dtype(source: Source, request: Request) -> str:
-    stored = source.dtype("embedding.weight")
-    dtype = request.dtype or next((name for name in KINDS if DTYPES.get(name) == stored), None)
-    if dtype is None:
-        raise ConfigError(f"GGUF has no {stored}, in which this model is stored; give a dtype: {', '.join(KINDS)}.")
-    return dtype
-
-
-def _check_megatron(source: Source, request: Request) -> None:
-    check_ranks(source.config, request.ranks)
-
-
-def _check_gguf(source: Source, request: Request) -> None:
-    _gguf_dtype(source, request)
-    if why := gguf.refuses(source.config):
-        raise CheckpointError(f"{why[0].upper()}{why[1:]}.")
-
-
-TARGETS = {
-    "hf": Target(_write_hf),
-    "megatron": Target(_write_megatron, _check_megatron, ranked=True),
-    "gguf": Target(_write_gguf, _check_gguf, dtypes=tuple(KINDS), is_file=True),
-}
 
 
 class _Watched:
@@ -263,16 +191,6 @@ def _check_space(out: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed + SPARE > free:
         raise StorageError(f"{out} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; choose another place.")
-
-
-def _bytes(source: Source, dtype: str | None) -> int:
-    """Of all tensors as they will be stored."""
-    total = 0.0
-    for name, (spec, axes) in source.config.tensors().items():
-        asked = DTYPES.get(dtype or "")
-        width = 34 / 32 if dtype == "q8_0" else (kept(spec, asked) if asked else source.dtype(name)).itemsize
-        total += spec.layout.numel(axes) * width
-    return round(total)
 
 
 def _parameters(source: Source) -> int:
