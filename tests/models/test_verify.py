@@ -87,6 +87,9 @@ def test_a_token_that_no_input_has_is_still_compared(a: Path, decoder: Decoder, 
 def test_a_weight_that_is_no_number_is_a_difference(a: Path, decoder: Decoder, tmp_path: Path) -> None:
     certificate = verify(a, changed(decoder, tmp_path / "b", "layers.4.mixer.D", float("nan")))
     assert not certificate.equal and "layers.4.mixer.D" in certificate.verdict and "part at layer 4" in certificate.verdict
+    certificate.save(tmp_path / "c.json")
+    told = json.loads((tmp_path / "c.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert told["comparisons"][0]["kl"] is None
 
 
 def test_another_stack_is_told_by_names(a: Path, decoder: Decoder, tmp_path: Path) -> None:
@@ -158,6 +161,14 @@ def test_a_difference_behind_a_window_is_reached(tmp_path: Path) -> None:
     certificate = verify(tmp_path / "a", tmp_path / "b")
     assert certificate.lengths == (1, 7, 61, 150, 236, 247)
     assert all(tensor.equal for tensor in certificate.tensors) and not certificate.equal and "they part at layer" in certificate.verdict
+
+
+def test_a_window_too_wide_to_cross_is_said(tmp_path: Path) -> None:
+    config = random_own(1)
+    wide = tuple(replace(layer, window=10**9) if getattr(layer, "window", None) else layer for layer in config.layers)
+    save(random_model(replace(config, layers=wide), 1), tmp_path / "a")
+    certificate = verify(tmp_path / "a", tmp_path / "a")
+    assert certificate.equal and certificate.lengths == (1, 7, 61, 150) and "window of 1000000000 tokens" in certificate.notes[0]
 
 
 def test_formats_have_one_fingerprint_for_one_model(a: Path, decoder: Decoder, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """What a comparison of two models found: tensor by tensor and layer by layer, to print and to keep as JSON."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +113,19 @@ class Certificate(Config):
 
     def save(self, path: str | Path) -> None:
         with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(to_dict(self), indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(_without_nan(to_dict(self)), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN or infinity: they become null."""
+    match value:
+        case dict():
+            return {name: _without_nan(item) for name, item in value.items()}
+        case list():
+            return [_without_nan(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
 
 
 def beside(path: Path) -> Path:

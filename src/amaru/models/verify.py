@@ -18,6 +18,7 @@ from amaru.nn.batch import Batch
 
 LENGTHS = (1, 7, 61, 150)  # one token; less than a chunk of the scan; across chunks
 BEYOND = 37  # tokens past a window, for a model that has one
+LONGEST = 4096  # tokens of a window that is crossed; longer ones would take minutes, and a note says that they were not
 
 Report = Callable[[str], None]
 
@@ -109,7 +110,7 @@ def certify(
         only_in_a=only_in_a,
         only_in_b=only_in_b,
         comparisons=comparisons,
-        notes=(*first.notes, *second.notes),
+        notes=(*first.notes, *second.notes, *_not_crossed(lengths, first, second)),
         equal=not differences,
         verdict="different: " + "; ".join(differences) if differences else f"equal: {held}",
     )
@@ -185,8 +186,17 @@ def _without(names: list[str], others: list[str]) -> tuple[str, ...]:
 
 
 def _lengths(*subjects: Subject) -> tuple[int, ...]:
+    return (*LENGTHS, *(window + BEYOND for window in _windows(*subjects) if window <= LONGEST))
+
+
+def _windows(*subjects: Subject) -> list[int]:
     windows = {getattr(layer, "window", None) for subject in subjects for layer in subject.config.layers}
-    return (*LENGTHS, *sorted(window + BEYOND for window in windows if window is not None))
+    return sorted(window for window in windows if window is not None)
+
+
+def _not_crossed(lengths: tuple[int, ...], *subjects: Subject) -> list[str]:
+    wide = [window for window in _windows(*subjects) if window >= max(lengths)]
+    return [f"no sequence was longer than the window of {window} tokens, so what lies behind it was not compared" for window in wide]
 
 
 def _comparisons(first: Subject, second: Subject, sequences: list[Tensor], report: Report) -> tuple[Comparison, ...]:
