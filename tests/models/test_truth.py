@@ -8,8 +8,9 @@ import torch
 from tests.models.random_models import FAMILIES, random_config, random_ids, random_model
 from torch import Tensor
 
-from amaru.models import Decoder, DecoderState
+from amaru.models import Decoder, DecoderConfig, DecoderState
 from amaru.nn import Batch
+from amaru.nn.hybrid_head import HybridHead
 
 SEEDS = {"nemotron_h": (0, 1, 3), "hymba": (2, 7, 10), "amaru": (0, 1)}
 CASES = [(family, seed) for family in FAMILIES for seed in SEEDS.get(family, (0, 1))]
@@ -22,7 +23,15 @@ def built(family: str, seed: int, dtype: torch.dtype) -> Decoder:
     return random_model(FAMILIES[family](seed), seed, dtype)
 
 
-@pytest.fixture(params=[(*case, dtype) for case in CASES for dtype in TOLERANCES], ids=lambda p: f"{p[0]} {p[1]} {str(p[2])[6:]}")
+Shape = tuple[str, int, torch.dtype]
+SHAPES: list[Shape] = [(*case, dtype) for case in CASES for dtype in TOLERANCES]
+
+
+def title(shape: Shape) -> str:
+    return f"{shape[0]} {shape[1]} {str(shape[2]).removeprefix('torch.')}"
+
+
+@pytest.fixture(params=SHAPES, ids=title)
 def decoder(request: pytest.FixtureRequest) -> Decoder:
     return built(*request.param)
 
@@ -132,18 +141,21 @@ def test_prefills_and_decodes_in_one_batch_in_reused_slots_are_alone(decoder: De
         assert same(decoder, torch.cat(parts), whole(decoder, sequence))
 
 
+def windows(config: DecoderConfig) -> list[int]:
+    """How far back the layers see that keep a cache of a window."""
+    return [layer.window for layer in config.layers if isinstance(layer, HybridHead) and layer.window and not layer.shares_kv]
+
+
 @torch.no_grad()
+@pytest.mark.parametrize("decoder", [shape for shape in SHAPES if windows(FAMILIES[shape[0]](shape[1]))], ids=title, indirect=True)
 def test_what_lies_behind_the_window_is_not_read(decoder: Decoder, ids: Tensor) -> None:
     """Its pages may belong to someone else by then; what the sinks and the window see stays."""
-    windows = [layer for layer in decoder.config.layers if layer.sight != "all"]
-    if not windows:
-        pytest.skip("no layer has a window")
-    meta, far, done = decoder.config.meta_tokens, max(layer.window for layer in windows), 60
+    meta, far, done = decoder.config.meta_tokens, max(windows(decoder.config)), 60
     state = poisoned(decoder, 2)
     logits = [decoder(Batch.of([ids[:done]], slots=[1]), state)]
     places = torch.arange(meta, meta + done - far)
     for layer, sight in zip(state.layers, state.sights, strict=True):
-        for name in {"keys", "values"} & layer.keys() if sight != "all" else ():
+        for name in {"keys", "values"} & layer.keys() if sight == "window" else ():
             page = layer[name].shape[1]
             layer[name][state.tables[sight][1][places // page], places % page] = 1e3
     logits += [decoder(Batch.of([piece], starts=[start], slots=[1]), state) for piece, start in ((ids[60:61], 60), (ids[61:], 61))]
@@ -186,8 +198,8 @@ def test_the_cases_hold_what_they_promise() -> None:
     assert kinds == {"mamba2", "attention", "mlp", "moe", "hybrid_head"}
     assert {config.meta_tokens > 0 for config in configs} == {True, False}
     assert {config.norm for config in configs} == {"rmsnorm", "layernorm1p"}
-    windows = [layer.window for config in configs for layer in config.layers if layer.kind == "hybrid_head" and layer.window]
-    assert windows and max(windows) < 13  # crossed within a prompt and between prompt and continuation
+    assert {family for family, seed in CASES if windows(FAMILIES[family](seed))} == {"hymba", "amaru"}
+    assert all(far < 13 for config in configs for far in windows(config))  # crossed within a prompt, and between it and what follows
 
 
 def test_meta_tokens_are_computed_once_per_state() -> None:
