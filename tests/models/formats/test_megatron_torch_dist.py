@@ -13,6 +13,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
 from amaru.errors import CheckpointError
+from amaru.models.formats.megatron.folder import Directory
 from amaru.models.formats.megatron.torch_dist import TorchDist
 from amaru.models.formats.megatron.torch_dist_writer import Piece, write_torch_dist
 
@@ -36,7 +37,7 @@ def test_any_chunks_make_up_the_tensor(tmp_path_factory, seed):
     directory = tmp_path_factory.mktemp("dist")
     tensor = torch.randn(SHAPE, generator=generator).to(torch.bfloat16)
     write_torch_dist(directory, (Piece("t", SHAPE, offset, part) for offset, part in cut(generator, tensor)), ["o/shard_0_1"], {})
-    held = TorchDist(directory)
+    held = TorchDist(Directory(directory))
     assert held.objects == ("o/shard_0_1",) and held.tensors["t"].shape == SHAPE
     assert torch.equal(held.rows("t", 0, 4), tensor) and torch.equal(held.rows("t", 1, 3), tensor[1:3])
     assert torch.equal(held.rows("t", 2, 6, layer=3), tensor[3, 2:6])
@@ -47,7 +48,7 @@ def test_several_files_are_written_and_read(tmp_path, monkeypatch):
     tensors = {f"t{index}": torch.randn(20, 17) for index in range(7)}
     write_torch_dist(tmp_path, (Piece(name, (20, 17), (0, 0), tensor) for name, tensor in tensors.items()), [], {})
     assert len(list(tmp_path.glob("__*_0.distcp"))) == 4
-    held = TorchDist(tmp_path)
+    held = TorchDist(Directory(tmp_path))
     assert all(torch.equal(held.rows(name, 0, 20), tensor) for name, tensor in tensors.items())
 
 
@@ -117,14 +118,14 @@ def test_metadata_that_cannot_be_true(checkpoint, change, sentence):
     rewritten(checkpoint, change)
     tracemalloc.start()
     with pytest.raises(CheckpointError, match=sentence):
-        TorchDist(checkpoint)
+        TorchDist(Directory(checkpoint))
     assert tracemalloc.get_traced_memory()[1] < 2e6
     tracemalloc.stop()
 
 
 def test_holes_and_overlaps_are_found(checkpoint):
     rewritten(checkpoint, chunks(((0, 0), (3, 5))))
-    held = TorchDist(checkpoint)
+    held = TorchDist(Directory(checkpoint))
     assert not held.tensors["t"].whole
     with pytest.raises(CheckpointError, match="do not make up the whole of it"):
         held.rows("t", 0, 6)
@@ -134,7 +135,7 @@ def test_holes_and_overlaps_are_found(checkpoint):
 def test_a_chunk_of_another_kind_is_found_when_it_is_read(checkpoint):
     rewritten(checkpoint, other_dtype)
     with pytest.raises(CheckpointError, match=r"holds something else where \.metadata says that t is"):
-        TorchDist(checkpoint).rows("t", 0, 6)
+        TorchDist(Directory(checkpoint)).rows("t", 0, 6)
 
 
 def test_a_truncated_file_is_found_on_opening(checkpoint):
@@ -142,7 +143,7 @@ def test_a_truncated_file_is_found_on_opening(checkpoint):
     for kept in (0, len(data) // 2, len(data) - 1):
         (checkpoint / "__0_0.distcp").write_bytes(data[:kept])
         with pytest.raises(CheckpointError, match=r"__0_0\.distcp is cut short"):
-            TorchDist(checkpoint)
+            TorchDist(Directory(checkpoint))
 
 
 @settings(max_examples=60)
@@ -156,7 +157,7 @@ def test_overwritten_bytes_never_pass_for_other_shapes(tmp_path_factory, place, 
     data[place : place + len(noise)] = noise[: len(data) - place]
     (directory / "__0_0.distcp").write_bytes(data)
     try:
-        read = TorchDist(directory).rows("t", 0, 6)
+        read = TorchDist(Directory(directory)).rows("t", 0, 6)
     except CheckpointError:
         return
     assert read.shape == (6, 5) and read.dtype == torch.float32
@@ -169,7 +170,7 @@ def test_metadata_that_would_run_code_do_not(checkpoint, tmp_path):
 
     rewritten(checkpoint, lambda metadata: setattr(metadata, "planner_data", Runs()))
     with pytest.raises(CheckpointError, match=r"\.metadata asks for 'builtins\.exec'.*nothing of it was run"):
-        TorchDist(checkpoint)
+        TorchDist(Directory(checkpoint))
     assert not (tmp_path / "ran").exists()
 
 
@@ -183,14 +184,14 @@ NONE = "is not a JSON object"
 def test_other_backends_are_named(checkpoint, text, sentence):
     (checkpoint / "metadata.json").write_text(text)
     with pytest.raises(CheckpointError, match=sentence):
-        TorchDist(checkpoint)
+        TorchDist(Directory(checkpoint))
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", pickle.dumps({"a": 1}), pickle.dumps([])])
 def test_metadata_that_are_none(checkpoint, data):
     (checkpoint / ".metadata").write_bytes(data)
     with pytest.raises(CheckpointError, match=r"\.metadata is (damaged|not the metadata)"):
-        TorchDist(checkpoint)
+        TorchDist(Directory(checkpoint))
     (checkpoint / ".metadata").unlink()
     with pytest.raises(CheckpointError, match=r"There is no \.metadata"):
-        TorchDist(checkpoint)
+        TorchDist(Directory(checkpoint))

@@ -4,13 +4,13 @@ import io
 import math
 import zipfile
 from functools import cached_property
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
 from amaru.errors import CheckpointError
+from amaru.models.formats.megatron.folder import Range
 from amaru.models.formats.restricted_unpickler import StoredTensor, unpickle
 
 LARGEST_PICKLE = 2**30  # bytes; where tensors lie, and settings
@@ -18,22 +18,21 @@ LOCAL_HEADER = 30  # bytes of a zip member before its name; the two lengths at i
 
 
 class TorchArchive:
-    """`TorchArchive(path).contents["weight"]` is a `StoredTensor`, `.read(it)` its values; nothing is mapped, nothing is run.
+    """`TorchArchive(file).contents["weight"]` is a `StoredTensor`, `.read(it)` its values; nothing is mapped, nothing is run.
 
-    `start` and `length` are for an archive inside a larger file. Raises `CheckpointError` naming the file for one that is
+    Raises `CheckpointError` naming the file for one that is
     cut short, is no archive, is compressed, or holds other classes than tensors and settings.
     """
 
-    def __init__(self, path: Path, start: int = 0, length: int | None = None) -> None:
-        self.path, self.start = path, start
-        self.length = path.stat().st_size - start if length is None else length
+    def __init__(self, file: Range) -> None:
+        self.path, self.start, self.length = file
         try:
-            with open(path, "rb") as file, zipfile.ZipFile(cast(BinaryIO, _Range(file, start, self.length))) as archive:
+            with open(self.path, "rb") as stream, zipfile.ZipFile(cast(BinaryIO, _Window(stream, file))) as archive:
                 self._members = {member.filename.partition("/")[2]: member for member in archive.infolist()}
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise self._damaged(f"{str(error).rstrip('.')}; it holds nothing that torch.save wrote") from None
         if self._raw("byteorder", LARGEST_PICKLE, missing=b"little") != b"little":
-            raise CheckpointError(f"{path} was written on a big-endian machine, which amaru does not read.")
+            raise CheckpointError(f"{self.path} was written on a big-endian machine, which amaru does not read.")
 
     @cached_property
     def contents(self) -> Any:
@@ -95,11 +94,11 @@ class TorchArchive:
         return CheckpointError(f"{self.path} is cut short or damaged: {why}.")
 
 
-class _Range(io.RawIOBase):
+class _Window(io.RawIOBase):
     """A range of an open file, seen as a file."""
 
-    def __init__(self, file: BinaryIO, start: int, length: int) -> None:
-        self.file, self.start, self.length, self.place = file, start, length, 0
+    def __init__(self, file: BinaryIO, seen: Range) -> None:
+        self.file, self.start, self.length, self.place = file, seen.start, seen.length, 0
 
     def readable(self) -> bool:
         return True

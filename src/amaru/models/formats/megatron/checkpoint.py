@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import yaml
 from torch import Tensor
 
 from amaru.axes import size
@@ -14,13 +15,28 @@ from amaru.config.atomic import recover_directory
 from amaru.errors import CheckpointError
 from amaru.models.decoder import DecoderConfig
 from amaru.models.families import family_of, read_json
+from amaru.models.families.fields import LARGEST_JSON
 from amaru.models.formats.megatron.archive import TorchArchive
 from amaru.models.formats.megatron.arguments import read_arguments, scheme_of, write_arguments
+from amaru.models.formats.megatron.folder import Directory, Folder, Range
 from amaru.models.formats.megatron.gather import Readable, gather
 from amaru.models.formats.megatron.layouts import Packed, Place, Scheme, packed_tensors
-from amaru.models.formats.megatron.torch_dist import TorchDist
+from amaru.models.formats.megatron.torch_dist import Chunked, TorchDist
 from amaru.models.formats.restricted_unpickler import Record
 from amaru.models.tensor_file import listed
+
+
+class Held(Protocol):
+    """Tensors by their names in a file, of which some rows can be read."""
+
+    path: Path
+    tensors: Mapping[str, Chunked]
+
+    def rows(self, name: str, start: int, stop: int, layer: int | None = None) -> Tensor: ...
+
+
+Said = tuple[Mapping[str, Any], str]
+"""What was said of a model, and where."""
 
 TRACKER = "latest_checkpointed_iteration.txt"
 EMBEDDING = "embedding.word_embeddings.weight"
@@ -50,16 +66,17 @@ class MegatronCheckpoint:
         if not self.path.is_dir():
             raise CheckpointError(f"There is no checkpoint directory {path}.")
         self.directory = iteration_directory(self.path)
-        self._open(TorchDist(self.directory), arguments(self.directory), self.directory / "config.json")
+        folder = Directory(self.directory)
+        self._open(TorchDist(folder), arguments(folder), self.directory / "config.json")
 
-    def _open(self, held: TorchDist, said: tuple[Mapping[str, Any], str] | None, config: Path) -> None:
+    def _open(self, held: Held, said: Said | None, config: Path) -> None:
         self._held = held
         self.notes: list[str] = []
         self._names = _by_canonical_name(held.tensors)
         if EMBEDDING not in self._names:
-            raise CheckpointError(f"{held.directory} has no {EMBEDDING}, so it holds no model that amaru reads.")
+            raise CheckpointError(f"{held.path} has no {EMBEDDING}, so it holds no model that amaru reads.")
         rows = held.tensors[self._names[EMBEDDING]].shape[0]
-        self.config = agreed(read_json(config) if config.is_file() else None, said, rows, held.directory)
+        self.config = agreed(read_json(config) if config.is_file() else None, said, rows, held.path)
         self._packed: dict[str, tuple[Packed, str]] = {}
         self._check()
 
@@ -90,10 +107,11 @@ class MegatronCheckpoint:
         stacked = any(name.startswith("decoder.layers.") and not name.split(".")[2].isdigit() for name in self._names)
         scheme = scheme_of(self.config)
         if scheme.hybrid and stacked:
-            raise CheckpointError(f"{self._held.directory} stacks its layers in one tensor, which no hybrid model does.")
+            raise CheckpointError(f"{self._held.path} stacks its layers in one tensor, which no hybrid model does.")
+        split = not any(name.endswith(".mixer.in_proj.weight") for name in self._names)
         missing: list[str] = []
         expected: set[str] = set()
-        for packed in packed_tensors(self.config, Scheme(scheme.hybrid, stacked)):
+        for packed in packed_tensors(self.config, Scheme(scheme.hybrid, stacked, split)):
             self._packed |= {name: (packed, part) for part, name in packed.ours.items()}
             for part, place in packed.theirs.items():
                 expected.add(place.name)
@@ -101,7 +119,7 @@ class MegatronCheckpoint:
                 if place.name in self._names:
                     self._check_one(packed, part, place)
         if missing:
-            raise CheckpointError(f"{self._held.directory} lacks {len(set(missing))} tensors: {listed(sorted(set(missing)))}.")
+            raise CheckpointError(f"{self._held.path} lacks {len(set(missing))} tensors: {listed(sorted(set(missing)))}.")
         self._leave_out(expected)
 
     def _check_one(self, packed: Packed, part: str, place: Place) -> None:
@@ -113,23 +131,23 @@ class MegatronCheckpoint:
         if not 0 <= padding <= MOST_PADDING or tensor.shape != (*place.lead, rows + padding, *columns):
             shape = list(tensor.shape)
             raise CheckpointError(
-                f"{self._held.directory}: {name} has shape {shape}, but its config asks for {[*place.lead, rows, *columns]}."
+                f"{self._held.path}: {name} has shape {shape}, but its config asks for {[*place.lead, rows, *columns]}."
             )
         if padding and place.name == EMBEDDING:
             self.notes.append(f"{padding} rows of padding behind a vocabulary of {rows} are left out")
         if tensor.dtype not in READABLE:
-            raise CheckpointError(f"{self._held.directory}: {name} is stored as {tensor.dtype}; amaru reads {listed(map(str, READABLE))}.")
+            raise CheckpointError(f"{self._held.path}: {name} is stored as {tensor.dtype}; amaru reads {listed(map(str, READABLE))}.")
         if not tensor.whole:
-            raise CheckpointError(f"{self._held.directory}: the chunks of {name} do not make up its shape {list(tensor.shape)}.")
+            raise CheckpointError(f"{self._held.path}: the chunks of {name} do not make up its shape {list(tensor.shape)}.")
 
     def _leave_out(self, expected: set[str]) -> None:
         """Training state is left out, with a note; a tensor of the model that the config does not know is an error."""
         rest = sorted(self._names.keys() - expected)
         unknown = [self._names[name] for name in rest if name.startswith(ROOTS)]
         if self.config.tied and "output_layer.weight" in unknown:
-            raise CheckpointError(f"{self._held.directory} has an output_layer.weight, but its config ties the head to the embedding.")
+            raise CheckpointError(f"{self._held.path} has an output_layer.weight, but its config ties the head to the embedding.")
         if unknown:
-            raise CheckpointError(f"{self._held.directory} has {len(unknown)} tensors that its config does not know: {listed(unknown)}.")
+            raise CheckpointError(f"{self._held.path} has {len(unknown)} tensors that its config does not know: {listed(unknown)}.")
         if rest:
             self.notes.append(f"{len(rest)} tensors of the training state are left out")
 
@@ -147,17 +165,32 @@ def iteration_directory(path: Path) -> Path:
     return directory
 
 
-def arguments(directory: Path) -> tuple[Mapping[str, Any], str] | None:
-    """What a training run said of its model, and where it said so: arguments in common.pt, or run_config.yaml."""
-    common = directory / "common.pt"
-    held = TorchArchive(common).contents if common.is_file() else {}
+def arguments(folder: Folder) -> Said | None:
+    """What a training run said of its model, and where: arguments in common.pt (Megatron-LM), or run_config.yaml (Megatron-Bridge)."""
+    common = folder.find("common.pt")
+    held = TorchArchive(common).contents if common else {}
     said = held.get("args") if isinstance(held, dict) else None
     if isinstance(said, Record):
-        return said.fields, str(common)
-    return None
+        return said.fields, str(folder.path / "common.pt")
+    run = folder.find("run_config.yaml")
+    return (settings(run, "model"), str(folder.path / "run_config.yaml")) if run else None
 
 
-def agreed(values: Mapping[str, Any] | None, said: tuple[Mapping[str, Any], str] | None, rows: int, directory: Path) -> DecoderConfig:
+def settings(file: Range, *sections: str) -> dict[str, Any]:
+    """Plain values of one section of a YAML file, functions and classes by their names; nothing of it is imported."""
+    try:
+        values: Any = yaml.safe_load(file.bytes(LARGEST_JSON))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file.path} holds no plain YAML: {str(error)[:200]}.") from None
+    for section in sections:
+        values = values.get(section) if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file.path} has no section {'.'.join(sections)} that describes a model.")
+    named = {name: value.get("_target_") if isinstance(value, dict) else value for name, value in values.items()}
+    return {str(name): value for name, value in named.items() if value is None or isinstance(value, str | bool | int | float)}
+
+
+def agreed(values: Mapping[str, Any] | None, said: Said | None, rows: int, directory: Path) -> DecoderConfig:
     """The config of `config.json`, of the arguments, or of both when they say the same of what both can say."""
     theirs = read_arguments(*said, rows) if said else None
     if values is None:

@@ -72,10 +72,12 @@ class Scheme(NamedTuple):
 
     hybrid    every layer of ours is one of theirs, and the final norm is called final_norm; else two of ours are one of theirs
     stacked   equal tensors of all layers are one, with the layers as its first dimension
+    split     parts of a projection are tensors of their own; else they lie in one as they do in ours (one rank's own file)
     """
 
     hybrid: bool
     stacked: bool
+    split: bool = True
 
     def place(self, config: DecoderConfig, index: int, name: str) -> "Place":
         per_block = 1 if self.hybrid else 2
@@ -155,6 +157,8 @@ def _layer(config: DecoderConfig, scheme: Scheme, index: int) -> Iterator[Packed
     layer, specs, axes = config.layers[index], config.layer_tensors(index), config.layer_axes(index)
     packings = [packing for packing in KINDS[type(layer)] if not isinstance(packing.ours, str) or packing.ours in specs]
     for packing in packings:
+        if isinstance(packing.ours, str) and isinstance(packing.theirs, dict) and not scheme.split:
+            packing = Packing(packing.ours, packing.ours)
         yield _packed(packing, specs, f"layers.{index}.", lambda name: scheme.place(config, index, name), axes, layer.sharded)
 
 

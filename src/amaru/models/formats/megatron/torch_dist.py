@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from amaru.errors import CheckpointError
+from amaru.models.families.fields import LARGEST_JSON
 from amaru.models.formats.megatron.archive import LARGEST_PICKLE, TorchArchive
+from amaru.models.formats.megatron.folder import Folder, Range
 from amaru.models.formats.restricted_unpickler import STATE, Record, StoredTensor, unpickle
 
 Box = tuple[tuple[int, int], ...]
@@ -40,22 +43,23 @@ class Chunked(NamedTuple):
 
 
 class TorchDist:
-    """`TorchDist(directory).rows("output_layer.weight", 0, 1024)`; opening reads `.metadata` alone.
+    """`TorchDist(Directory(path)).rows("output_layer.weight", 0, 1024)`; opening reads `.metadata` alone.
 
     `tensors` are all tensors by name, `objects` the names of other things (which are never read). Any number of ranks may have
     written it. Raises `CheckpointError` for a directory that is none, for metadata that contradict themselves, the sizes of
     the files or the directory, and for bytes that are not there, before anything is allocated for them.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        _check_backend(directory)
-        metadata = _unpickled(directory / ".metadata")
+    def __init__(self, folder: Folder) -> None:
+        self.folder, self.path = folder, folder.path
+        _check_backend(folder)
+        metadata = _unpickled(folder)
+        self.tensors: Mapping[str, Chunked]
         try:
             self.tensors, self.objects = _read(metadata)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             why = f"{type(error).__name__}: {error}"
-            raise CheckpointError(f"{directory / '.metadata'} is not the metadata of a checkpoint ({why}).") from None
+            raise CheckpointError(f"{self.path / '.metadata'} is not the metadata of a checkpoint ({why}).") from None
         self._check_files()
 
     def rows(self, name: str, start: int, stop: int, layer: int | None = None) -> Tensor:
@@ -69,7 +73,7 @@ class TorchDist:
         found = [(chunk, common) for chunk in tensor.chunks if (common := _common(chunk.box, box)) is not None]
         overlap = any(_common(one, other) is not None for (_, one), (_, other) in itertools.combinations(found, 2))
         if overlap or sum(_volume(common) for _, common in found) != _volume(box):
-            raise CheckpointError(f"{self.directory}: the chunks of {name} do not make up the whole of it, each place once.")
+            raise CheckpointError(f"{self.path}: the chunks of {name} do not make up the whole of it, each place once.")
         if len(found) == 1:
             return self._part(name, *found[0])
         whole = torch.empty([stop - start for start, stop in box], dtype=tensor.dtype)
@@ -79,11 +83,12 @@ class TorchDist:
 
     def _part(self, name: str, chunk: Chunk, common: Box) -> Tensor:
         """What a chunk has of a box."""
-        archive = TorchArchive(self.directory / chunk.file, chunk.start, chunk.length)
+        file = self.files[chunk.file]
+        archive = TorchArchive(Range(file.path, file.start + chunk.start, chunk.length))
         stored, tensor = archive.contents, self.tensors[name]
         expected = (tensor.dtype, tuple(stop - start for start, stop in chunk.box))
         if not isinstance(stored, StoredTensor) or (stored.dtype, stored.shape) != expected:
-            raise CheckpointError(f"{archive.path} holds something else where .metadata says that {name} is.")
+            raise CheckpointError(f"{self.path / chunk.file} holds something else where .metadata says that {name} is.")
         if not common:
             return archive.read(stored)
         (start, _), (first, stop) = chunk.box[0], common[0]
@@ -92,33 +97,32 @@ class TorchDist:
 
     def _check_files(self) -> None:
         chunks = sorted((chunk.file, chunk.start, chunk.length) for tensor in self.tensors.values() for chunk in tensor.chunks)
-        sizes = {file: _size(self.directory, file) for file in {file for file, _, _ in chunks}}
+        self.files = {file: _found(self.folder, file) for file in {file for file, _, _ in chunks}}
         before, reached = "", 0
         for file, start, length in chunks:
-            if start + length > sizes[file]:
-                bytes_ = f".metadata knows bytes up to {start + length}, it has {sizes[file]}"
-                raise CheckpointError(f"{self.directory / file} is cut short: {bytes_}.")
+            if start + length > (size := self.files[file].length):
+                raise CheckpointError(f"{self.path / file} is cut short: .metadata knows bytes up to {start + length}, it has {size}.")
             if file == before and start < reached:
-                raise CheckpointError(f"{self.directory / '.metadata'} gives the same bytes of {file} to two tensors.")
+                raise CheckpointError(f"{self.path / '.metadata'} gives the same bytes of {file} to two tensors.")
             before, reached = file, start + length
 
 
-def _check_backend(directory: Path) -> None:
+def _check_backend(folder: Folder) -> None:
+    file = folder.find("metadata.json")
     try:
-        said = json.loads((directory / "metadata.json").read_text(encoding="utf-8")) if (directory / "metadata.json").exists() else {}
+        said = json.loads(file.bytes(LARGEST_JSON)) if file else {}
         backend = said.get("sharded_backend", "torch_dist")
-    except (ValueError, AttributeError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{directory / 'metadata.json'} is not a JSON object: {error}.") from None
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{folder.path / 'metadata.json'} is not a JSON object: {error}.") from None
     if backend != "torch_dist":
-        raise CheckpointError(f"{directory} is a Megatron checkpoint of kind {str(backend)[:40]!r}; amaru reads 'torch_dist'.")
+        raise CheckpointError(f"{folder.path} is a Megatron checkpoint of kind {str(backend)[:40]!r}; amaru reads 'torch_dist'.")
 
 
-def _unpickled(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"There is no {path.name} in {path.parent}; a torch_dist checkpoint has one beside its *.distcp files.")
-    if path.stat().st_size > LARGEST_PICKLE:
-        raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; at most {LARGEST_PICKLE:,} are read as metadata.")
-    return unpickle(path.read_bytes(), str(path))
+def _unpickled(folder: Folder) -> Any:
+    file = folder.find(".metadata")
+    if file is None:
+        raise CheckpointError(f"There is no .metadata in {folder.path}; a torch_dist checkpoint has one beside its *.distcp files.")
+    return unpickle(file.bytes(LARGEST_PICKLE), str(folder.path / ".metadata"))
 
 
 def _read(metadata: Any) -> tuple[dict[str, Chunked], tuple[str, ...]]:
@@ -169,10 +173,11 @@ def _sizes(numbers: Any) -> tuple[int, ...]:
     return numbers
 
 
-def _size(directory: Path, file: str) -> int:
-    if not (directory / file).is_file():
-        raise CheckpointError(f"{directory} lacks the file {file} that .metadata names.")
-    return (directory / file).stat().st_size
+def _found(folder: Folder, name: str) -> Range:
+    file = folder.find(name)
+    if file is None:
+        raise CheckpointError(f"{folder.path} lacks the file {name} that .metadata names.")
+    return file
 
 
 def _common(one: Box, other: Box) -> Box | None:
