@@ -16,6 +16,7 @@ from amaru.models.checkpoint import Checkpoint, save
 from amaru.models.formats.megatron import MegatronCheckpoint, export
 from amaru.models.pattern import layers_from_pattern
 from amaru.nn import MLP, Attention, Mamba2
+from amaru.nn.moe import MoE
 from amaru.nn.rope import Llama3Scaling, Rope
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -35,11 +36,32 @@ def hybrid(seed, tied=False):
     return DecoderConfig(vocab=draw.choice((60, 76)), hidden=17, layers=layers, tied=tied)
 
 
+def experts(seed, tied=False):
+    """Nemotron-3: some layers are mixtures of experts, as Megatron's router can serve them."""
+    draw = random.Random(seed)
+    groups = draw.choice((1, 2))
+    moe = MoE(experts=6, top_k=2, ffn=7, shared_ffn=8, groups=groups, top_groups=1, scale=2.5, latent=draw.choice((None, 5)))
+    mamba = Mamba2(heads=4, channels=3, groups=4, state=6)
+    return DecoderConfig(vocab=60, hidden=17, layers=(mamba, moe, MLP(ffn=12), moe), tied=tied)
+
+
 def dense(seed, tied=False):
     draw = random.Random(seed)
     attention = Attention(query_heads=draw.choice((4, 12)), kv_heads=4, channels=8, rope=Rope(base=draw.choice((500.0, 1e4)), fraction=0.5))
     layers = (attention, MLP(ffn=draw.choice((12, 20)))) * draw.choice((1, 3))
     return DecoderConfig(vocab=60, hidden=19, layers=layers, norm="layernorm1p", norm_eps=1e-6, max_positions=96, tied=tied)
+
+
+MOE_NAMES = {
+    "router.weight": "gate.weight",
+    "router.expert_bias": "gate.e_score_correction_bias",
+    "experts.experts.linear_fc1.weight": "experts.up_proj",
+    "experts.experts.linear_fc2.weight": "experts.down_proj",
+    "shared_experts.linear_fc1.weight": "shared_experts.up_proj.weight",
+    "shared_experts.linear_fc2.weight": "shared_experts.down_proj.weight",
+    "fc1_latent_proj.weight": "fc1_latent_proj.weight",
+    "fc2_latent_proj.weight": "fc2_latent_proj.weight",
+}
 
 
 def model_at(path, config, dtype=torch.float32):
@@ -59,6 +81,10 @@ def expected_tensors(source):
         found["output_layer.weight"] = read("head.weight")
     for index, layer in enumerate(c.layers):
         ours, theirs = f"layers.{index}", f"decoder.layers.{index // 2 if dense_stack else index}"
+        if isinstance(layer, MoE):
+            found[f"{theirs}.pre_mlp_layernorm.weight"] = read(f"{ours}.norm.weight")
+            found |= {f"{theirs}.mlp.{name}": read(f"{ours}.mixer.{mine}") for name, mine in MOE_NAMES.items() if mine in layer.tensors()}
+            continue
         home = {Mamba2: "mixer.in_proj", Attention: "self_attention.linear_qkv", MLP: "mlp.linear_fc1"}[type(layer)]
         for name in c.norm_tensors():
             found[f"{theirs}.{home}.layer_norm_{name.removeprefix('norm.')}"] = read(f"{ours}.{name}")
@@ -96,7 +122,7 @@ def stacked(tensors):
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("make", [hybrid, dense])
+@pytest.mark.parametrize("make", [hybrid, dense, experts])
 def test_there_and_back_is_exact(tmp_path, make, ranks, tied):
     source = model_at(tmp_path / "a", make(ranks, tied), torch.bfloat16)
     export(source, tmp_path / "b", ranks=ranks)
@@ -111,7 +137,7 @@ def test_there_and_back_is_exact(tmp_path, make, ranks, tied):
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("make", [hybrid, dense])
+@pytest.mark.parametrize("make", [hybrid, dense, experts])
 def test_torch_reads_what_megatron_expects(tmp_path, make, ranks):
     source = model_at(tmp_path / "a", make(3))
     export(source, tmp_path / "b", ranks=ranks)
@@ -141,7 +167,7 @@ def test_chunks_are_those_of_the_ranks(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.module."])
-@pytest.mark.parametrize("make", [hybrid, dense])
+@pytest.mark.parametrize("make", [hybrid, dense, experts])
 def test_reads_what_torch_wrote(tmp_path, make, prefix):
     """One chunk per tensor, layers not stacked, norms under the names that models without Transformer Engine give them."""
     source = model_at(tmp_path / "a", make(5))
@@ -187,6 +213,8 @@ def test_another_dtype_leaves_the_sensitive_tensors_in_fp32(tmp_path):
         (DecoderConfig(vocab=8, hidden=8, layers=(Mamba2(heads=2, channels=2, groups=2, state=2, taps=3),)), "have 4 taps"),
         (DecoderConfig(vocab=8, hidden=8, layers=(Mamba2(heads=2, channels=2, groups=2, state=2),), norm_eps=1e-6), "epsilon of 1e-05"),
         (DecoderConfig(vocab=8, hidden=8, layers=(MLP(ffn=4), MLP(ffn=6))), "one width for all MLP layers"),
+        (DecoderConfig(vocab=8, hidden=8, layers=(MoE(experts=4, top_k=2, ffn=2, shared_ffn=2, normalised=False),)), "router divides"),
+        (DecoderConfig(vocab=8, hidden=8, layers=(MoE(experts=8, top_k=3, ffn=2, shared_ffn=2, groups=2),)), "router ranks groups"),
         (DecoderConfig(vocab=8, hidden=8, layers=(SCALED, MLP(ffn=4)), norm="layernorm1p"), "no scaled RoPE"),
     ],
 )

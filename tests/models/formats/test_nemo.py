@@ -1,4 +1,4 @@
-"""NeMo 2 directories there and back, .nemo archives as the older NeMo packed them, and archives that are damaged or want to run something."""
+"""NeMo 2 directories there and back, .nemo archives as the older NeMo packed them, and ones that are damaged or would run something."""
 
 import gzip
 import io

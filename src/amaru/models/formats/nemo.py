@@ -36,13 +36,16 @@ ROOT = ("nemo.lightning.io.pl", "TrainerContext")
 # Names in NeMo 2's configs by those among Megatron-LM's arguments.
 RENAMED = {
     "norm_epsilon": "layernorm_epsilon",
+    "num_experts": "num_moe_experts",
     "apply_layernorm_1p": "layernorm_zero_centered_gamma",
     "untie_embeddings_and_output_weights": "share_embeddings_and_output_weights",
 }
 FIELDS = (
     "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels seq_length vocab_size normalization "
     "norm_epsilon apply_layernorm_1p untie_embeddings_and_output_weights position_embedding_type rotary_base rotary_percent "
-    "hybrid_override_pattern mamba_num_heads mamba_head_dim mamba_num_groups mamba_state_dim is_hybrid_model bf16 fp16"
+    "hybrid_override_pattern mamba_num_heads mamba_head_dim mamba_num_groups mamba_state_dim is_hybrid_model bf16 fp16 "
+    "num_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size moe_router_num_groups moe_router_group_topk "
+    "moe_router_topk_scaling_factor moe_latent_size moe_router_score_function moe_router_enable_expert_bias"
 )
 
 

@@ -16,6 +16,7 @@ from amaru.nn.attention import Attention
 from amaru.nn.layer import LayerConfig
 from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
+from amaru.nn.moe import MoE
 from amaru.nn.rope import Rope
 
 TAPS = 4  # of the convolution, and
@@ -32,8 +33,6 @@ REQUIRED: dict[str, Any] = {
     "rotary_interleaved": False,
     "multi_latent_attention": False,
     "use_rope_scaling": False,
-    "num_experts": None,
-    "num_moe_experts": None,
     "window_size": None,
     "seq_len_interpolation_factor": None,
     "squared_relu": True,
@@ -46,6 +45,8 @@ def scheme_of(config: DecoderConfig) -> Scheme:
         for layer in config.layers:
             if isinstance(layer, Mamba2) and (layer.taps, layer.time_step_limit) != (TAPS, (0.0, math.inf)):
                 raise CheckpointError(f"Megatron's Mamba layers have {TAPS} taps and no limit on dt; these are {layer.describe()}.")
+            if isinstance(layer, MoE) and (why := _refused_experts(layer)):
+                raise CheckpointError(f"Megatron's router {why}; these are {layer.describe()}.")
             if isinstance(layer, Mamba2) and config.norm_eps != GATED_NORM_EPS:
                 raise CheckpointError(f"Megatron's gated norm has an epsilon of {GATED_NORM_EPS}; this model's is {config.norm_eps}.")
         return Scheme(hybrid=True, stacked=False)
@@ -55,6 +56,15 @@ def scheme_of(config: DecoderConfig) -> Scheme:
     raise CheckpointError(
         f"Megatron checkpoints are written for Nemotron-H and Nemotron-4; {nemotron_h.refuses(config)}, and {why or 'no scaled RoPE'}."
     )
+
+
+def _refused_experts(moe: MoE) -> str | None:
+    """Why Megatron's router chooses or weighs experts in another way."""
+    if moe.normalised != (moe.top_k > 1):
+        return "divides the weights of chosen experts by their sum if and only if they are several"
+    if moe.groups > 1 and moe.top_k // moe.top_groups != 2:
+        return "ranks groups by as many experts as each may give, here by their best two"
+    return None
 
 
 def write_arguments(config: DecoderConfig, dtype: torch.dtype, ranks: int = 1) -> dict[str, Any]:
@@ -87,7 +97,8 @@ def write_arguments(config: DecoderConfig, dtype: torch.dtype, ranks: int = 1) -
         "bf16": dtype == torch.bfloat16,
         "fp16": dtype == torch.float16,
         **(_hybrid(config, mamba) if hybrid else {"is_hybrid_model": False}),
-        **{name: value for name, value in REQUIRED.items() if name not in ("bias", "gated_linear_unit", "num_moe_experts")},
+        **_experts(kinds.get(MoE)),
+        **{name: value for name, value in REQUIRED.items() if name not in ("bias", "gated_linear_unit")},
         **_circumstances(ranks),
     }
 
@@ -101,6 +112,26 @@ def _hybrid(config: DecoderConfig, mamba: Mamba2 | None) -> dict[str, Any]:
         "mamba_head_dim": mamba.channels if mamba else 64,
         "mamba_num_groups": mamba.groups if mamba else 8,
         "mamba_state_dim": mamba.state if mamba else 128,
+    }
+
+
+def _experts(moe: MoE | None) -> dict[str, Any]:
+    if moe is None:
+        return {"num_experts": None}
+    return {
+        "num_experts": moe.experts,
+        "moe_router_topk": moe.top_k,
+        "moe_ffn_hidden_size": moe.ffn,
+        "moe_shared_expert_intermediate_size": moe.shared_ffn,
+        "moe_router_num_groups": moe.groups if moe.groups > 1 else None,
+        "moe_router_group_topk": moe.top_groups if moe.groups > 1 else None,
+        "moe_router_topk_scaling_factor": moe.scale,
+        "moe_latent_size": moe.latent,
+        "moe_router_score_function": "sigmoid",
+        "moe_router_enable_expert_bias": True,
+        "moe_router_pre_softmax": False,
+        "moe_router_dtype": "fp32",
+        "moe_grouped_gemm": True,
     }
 
 
@@ -185,7 +216,25 @@ def _hybrid_layers(fields: Fields, pattern: str) -> Any:
         layers["*"] = _attention(fields, None)
     if "-" in pattern:
         layers["-"] = MLP(ffn=fields.integer("ffn_hidden_size"))
+    if "E" in pattern:
+        layers["E"] = _moe(fields)
     return layers_from_pattern(pattern, layers)  # type: ignore[arg-type]
+
+
+def _moe(fields: Fields) -> MoE:
+    fields.require("Nemotron-3", {"moe_router_score_function": "sigmoid", "moe_router_enable_expert_bias": True})
+    top_k, grouped = fields.integer("moe_router_topk"), fields.values.get("moe_router_num_groups") is not None
+    return MoE(
+        experts=fields.integer("num_experts", "num_moe_experts"),
+        top_k=top_k,
+        ffn=fields.integer("moe_ffn_hidden_size"),
+        shared_ffn=fields.integer("moe_shared_expert_intermediate_size"),
+        groups=fields.integer("moe_router_num_groups") if grouped else 1,
+        top_groups=fields.integer("moe_router_group_topk") if grouped else 1,
+        normalised=top_k > 1,
+        scale=fields.number("moe_router_topk_scaling_factor", default=1.0),
+        latent=None if fields.values.get("moe_latent_size") is None else fields.integer("moe_latent_size"),
+    )
 
 
 def _attention(fields: Fields, rope: Rope | None) -> Attention:

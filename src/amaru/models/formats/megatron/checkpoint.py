@@ -45,12 +45,12 @@ READABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 MOST_PADDING = 16384  # rows of an embedding beyond the vocabulary: 128 for each of 128 ranks
 LIMITS = ("seq_length", "max_position_embeddings", "vocab_size", "padded_vocab_size")  # of a run, not of the function
 
-# Norms of checkpoints made without Transformer Engine keep a name of their own.
-OTHER_NAMES = (
-    (r"^(decoder\.layers\.(?:\d+\.)?)input_layernorm\.", r"\1self_attention.linear_qkv.layer_norm_"),
-    (r"^(decoder\.layers\.(?:\d+\.)?)pre_mlp_layernorm\.", r"\1mlp.linear_fc1.layer_norm_"),
-    (r"^(decoder\.layers\.\d+\.)norm\.", r"\1mixer.in_proj.layer_norm_"),
-)
+# Norms of models without Transformer Engine are modules of their own.
+ALONE = {
+    "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
+    "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
+    "mixer.in_proj.layer_norm_": "norm.",
+}
 
 
 class MegatronCheckpoint:
@@ -114,13 +114,24 @@ class MegatronCheckpoint:
         for packed in packed_tensors(self.config, Scheme(scheme.hybrid, stacked, split)):
             self._packed |= {name: (packed, part) for part, name in packed.ours.items()}
             for part, place in packed.theirs.items():
-                expected.add(place.name)
-                missing += [] if place.name in self._names else [place.name]
-                if place.name in self._names:
-                    self._check_one(packed, part, place)
+                if (found := self._found(place.name)) is None:
+                    missing.append(place.name)
+                    continue
+                expected |= {place.name, found}
+                self._check_one(packed, part, place)
         if missing:
             raise CheckpointError(f"{self._held.path} lacks {len(set(missing))} tensors: {listed(sorted(set(missing)))}.")
         self._leave_out(expected)
+
+    def _found(self, name: str) -> str | None:
+        """The name under which a tensor is there, which `name` then stands for."""
+        alone = next((name.replace(fused, other) for fused, other in ALONE.items() if fused in name), name)
+        found = [each for each in dict.fromkeys((name, alone)) if each in self._names]
+        if len(found) > 1:
+            raise CheckpointError(f"{self._held.path} holds one tensor under two names: {listed(found)}.")
+        if found:
+            self._names[name] = self._names[found[0]]
+        return found[0] if found else None
 
     def _check_one(self, packed: Packed, part: str, place: Place) -> None:
         name = self._names[place.name]
@@ -210,13 +221,11 @@ def agreed(values: Mapping[str, Any] | None, said: Said | None, rows: int, direc
 
 
 def _by_canonical_name(names: Iterable[str]) -> dict[str, str]:
-    """Names in the checkpoint by the ones used here: without the prefix of a wrapping module, norms fused."""
+    """Names in the checkpoint by the ones used here, without the prefix of a wrapping module."""
     found: dict[str, str] = {}
     for name in names:
         inner = re.sub(r"^(?:model\.|module\.)+", "", name)
         canonical = inner if inner.startswith(ROOTS) else name
-        for pattern, fused in OTHER_NAMES:
-            canonical = re.sub(pattern, fused, canonical)
         if (other := found.setdefault(canonical, name)) != name:
             raise CheckpointError(f"A checkpoint holds one tensor under two names: {other[:80]} and {name[:80]}.")
     return found

@@ -12,6 +12,7 @@ from amaru.nn.attention import Attention
 from amaru.nn.layer import LayerConfig
 from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
+from amaru.nn.moe import MoE
 
 
 class Packing(NamedTuple):
@@ -57,14 +58,28 @@ FEED_FORWARD = (
     Packing("mixer.up_proj.weight", "mlp.linear_fc1.weight"),
     Packing("mixer.down_proj.weight", "mlp.linear_fc2.weight"),
 )
-KINDS: dict[type[LayerConfig], tuple[Packing, ...]] = {Mamba2: MAMBA, Attention: ATTENTION, MLP: FEED_FORWARD}
+EXPERTS = (
+    Packing("norm.weight", "pre_mlp_layernorm.weight"),
+    Packing("mixer.gate.weight", "mlp.router.weight"),
+    Packing("mixer.gate.e_score_correction_bias", "mlp.router.expert_bias"),
+    Packing("mixer.fc1_latent_proj.weight", "mlp.fc1_latent_proj.weight"),
+    Packing("mixer.fc2_latent_proj.weight", "mlp.fc2_latent_proj.weight"),
+    Packing("mixer.experts.up_proj", "mlp.experts.experts.linear_fc1.weight"),
+    Packing("mixer.experts.down_proj", "mlp.experts.experts.linear_fc2.weight"),
+    Packing("mixer.shared_experts.up_proj.weight", "mlp.shared_experts.linear_fc1.weight"),
+    Packing("mixer.shared_experts.down_proj.weight", "mlp.shared_experts.linear_fc2.weight"),
+)
+KINDS: dict[type[LayerConfig], tuple[Packing, ...]] = {Mamba2: MAMBA, Attention: ATTENTION, MLP: FEED_FORWARD, MoE: EXPERTS}
 
 # Modules of Transformer Engine, which stores an object beside the tensors of each, empty unless it computes in FP8.
 ENGINE: dict[type[LayerConfig], tuple[str, ...]] = {
     Mamba2: ("mixer.in_proj", "mixer.out_proj"),
     Attention: ("self_attention.linear_qkv", "self_attention.core_attention", "self_attention.linear_proj"),
     MLP: ("mlp.linear_fc1", "mlp.linear_fc2"),
+    MoE: ("pre_mlp_layernorm", "mlp.shared_experts.linear_fc1", "mlp.shared_experts.linear_fc2"),
 }
+ENGINE_LATENT = ("mlp.fc1_latent_proj", "mlp.fc2_latent_proj")
+ENGINE_EXPERTS = ("mlp.experts.experts.linear_fc1", "mlp.experts.experts.linear_fc2")
 
 
 class Scheme(NamedTuple):
@@ -145,9 +160,12 @@ def packed_tensors(config: DecoderConfig, scheme: Scheme) -> list[Packed]:
 def engine_objects(config: DecoderConfig, scheme: Scheme) -> Iterator[str]:
     """The names of the objects that a reader built on Transformer Engine looks for."""
     for index, layer in enumerate(config.layers):
-        for module in ENGINE[type(layer)]:
+        for module in ENGINE[type(layer)] + (ENGINE_LATENT if isinstance(layer, MoE) and layer.latent else ()):
             place = scheme.place(config, index, f"{module}._extra_state")
             yield f"{place.name}/shard_{place.layer or 0}_{place.layers}"
+        if isinstance(layer, MoE):
+            places = [scheme.place(config, index, f"{module}._extra_state") for module in ENGINE_EXPERTS]
+            yield from (f"{place.name}/shard_{expert}_{layer.experts}" for place in places for expert in range(layer.experts))
     yield f"{scheme.final_norm}._extra_state/shard_0_1"
     if scheme.hybrid:
         yield "output_layer._extra_state/shard_0_1"
@@ -156,10 +174,11 @@ def engine_objects(config: DecoderConfig, scheme: Scheme) -> Iterator[str]:
 def _layer(config: DecoderConfig, scheme: Scheme, index: int) -> Iterator[Packed]:
     layer, specs, axes = config.layers[index], config.layer_tensors(index), config.layer_axes(index)
     packings = [packing for packing in KINDS[type(layer)] if not isinstance(packing.ours, str) or packing.ours in specs]
+    sharded = "shared_ffn" if isinstance(layer, MoE) else layer.sharded  # ranks of tensor parallelism hold every expert
     for packing in packings:
         if isinstance(packing.ours, str) and isinstance(packing.theirs, dict) and not scheme.split:
             packing = Packing(packing.ours, packing.ours)
-        yield _packed(packing, specs, f"layers.{index}.", lambda name: scheme.place(config, index, name), axes, layer.sharded)
+        yield _packed(packing, specs, f"layers.{index}.", lambda name: scheme.place(config, index, name), axes, sharded)
 
 
 def _packed(
