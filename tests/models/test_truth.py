@@ -206,9 +206,10 @@ def test_meta_tokens_are_computed_once_per_state() -> None:
     """A sequence that begins in a slot runs only its own tokens through the layers."""
     decoder = built("hymba", 7, torch.float64)
     state, seen = decoder.new_state(2, 8), []
-    decoder.layers[0].register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    hook = decoder.layers[0].register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
     with torch.no_grad():
         decoder(Batch.of(random_ids(decoder.config.vocab, 5, 3), slots=[0, 1]), state)
+    hook.remove()
     assert seen == [8]
 
 

@@ -98,13 +98,14 @@ def test_far_places_turn_as_in_transformers(rope: Rope) -> None:
     config = transformers.LlamaConfig(
         hidden_size=256, num_attention_heads=2, rope_parameters=parameters, max_position_embeddings=131072
     )
+    theirs = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
+    assert torch.equal(rope.frequencies(128), theirs.inv_freq)
     positions = torch.tensor([0, 1, 999, 8191, 65537, 131071])
-    cos, sin = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)(torch.zeros(1), positions[None])
+    cos, sin = theirs(torch.zeros(1), positions[None])
     x = drawn(len(positions), 2, 128).float()
     first, second = x[..., :64], x[..., 64:]
     expected = x * cos[0][:, None] + torch.cat([-second, first], dim=-1) * sin[0][:, None]
-    tolerance = 1e-6 if rope.scaling is None else 1e-4  # a blended frequency may be one rounding off, times 131071 places
-    assert float((rope(x, positions) - expected).abs().max()) < tolerance
+    assert float((rope(x, positions) - expected).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ class Llama3Scaling(Config):
 
     def frequencies(self, base: float, channels: int) -> Tensor:
         plain = plain_frequencies(base, channels)
-        turns = self.original * plain / (2 * math.pi)
+        turns = self.original / (2 * math.pi / plain)
         blend = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
-        return plain * (blend + (1 - blend) / self.factor)
+        return (1 - blend) * plain / self.factor + blend * plain  # in this order the roundings are those of transformers
 
 
 class NTKScaling(Config):
