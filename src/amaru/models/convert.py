@@ -114,6 +114,7 @@ class Job:
         if self.request.to == "hf" and family_for(self.written.config) is own:
             why = nemotron_h.refuses(self.written.config)
             yield f"its config.json is amaru's own, which transformers reads after `import amaru.models.hf`: {why}"
+        yield from self.target.remarks(self.written, self.request, self.carried)
 
     def _certificate(self, place: Path, report: Report) -> Certificate:
         stored = self.written.dtype("embedding.weight")

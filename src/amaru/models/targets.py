@@ -1,6 +1,6 @@
 """The formats that are written: what each can hold, how it is asked for, and how large it becomes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from amaru.errors import CheckpointError, ConfigError
 from amaru.models import checkpoint
 from amaru.models.carried import Carried
 from amaru.models.checkpoint import kept
-from amaru.models.formats import gguf
+from amaru.models.formats import gguf, nemo
 from amaru.models.formats.megatron.export import check_ranks, export
 from amaru.models.source import Source
 
@@ -43,14 +43,16 @@ class Request(Config):
         if self.dtype is not None and self.dtype not in TARGETS[self.to].dtypes:
             raise ConfigError(f"{self.to} is written in {', '.join(TARGETS[self.to].dtypes)}; got '{self.dtype}'.")
         if self.ranks != 1 and not TARGETS[self.to].ranked:
-            raise ConfigError(f"{self.to} is not cut for tensor-parallel ranks; leave ranks at 1, or convert to megatron.")
+            raise ConfigError(f"{self.to} is not cut for tensor-parallel ranks; leave ranks at 1, or convert to megatron or nemo.")
 
 
 class Target(NamedTuple):
-    """What writes a format, what it refuses beforehand, its dtypes, whether it is one file, whether it is cut for ranks."""
+    """What writes a format, what it refuses beforehand, what a user of the copy should know, its dtypes, whether it is one file,
+    whether it is cut for ranks."""
 
     write: Callable[[Source, Path, Request, Carried], object]
     check: Callable[[Source, Request], object] = lambda source, request: None
+    remarks: Callable[[Source, Request, Carried], Iterable[str]] = lambda source, request, carried: ()
     dtypes: tuple[str, ...] = tuple(DTYPES)
     is_file: bool = False
     ranked: bool = False
@@ -65,8 +67,16 @@ def _write_megatron(source: Source, path: Path, request: Request, carried: Carri
     export(source, path, ranks=request.ranks, dtype=DTYPES[request.dtype] if request.dtype else None)
 
 
+def _write_nemo(source: Source, path: Path, request: Request, carried: Carried) -> None:
+    nemo.export(source, path, ranks=request.ranks, dtype=DTYPES[request.dtype] if request.dtype else None)
+
+
 def _write_gguf(source: Source, path: Path, request: Request, carried: Carried) -> None:
     gguf.write(path, source.config, source.read, KINDS[_gguf_dtype(source, request)], carried.loaded())
+
+
+def _gguf_remarks(source: Source, request: Request, carried: Carried) -> Iterable[str]:
+    return gguf.remarks(source.config, KINDS[_gguf_dtype(source, request)], carried.loaded())
 
 
 def _gguf_dtype(source: Source, request: Request) -> str:
@@ -90,7 +100,8 @@ def _check_gguf(source: Source, request: Request) -> None:
 TARGETS = {
     "hf": Target(_write_hf),
     "megatron": Target(_write_megatron, _check_megatron, ranked=True),
-    "gguf": Target(_write_gguf, _check_gguf, dtypes=tuple(KINDS), is_file=True),
+    "nemo": Target(_write_nemo, _check_megatron, ranked=True),
+    "gguf": Target(_write_gguf, _check_gguf, _gguf_remarks, dtypes=tuple(KINDS), is_file=True),
 }
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import CheckpointError, ConfigError
 from amaru.models import Decoder, DecoderConfig
-from amaru.models.formats.gguf import GGUF, TYPES, refuses, write
-from amaru.models.formats.gguf.vocabulary import SPLITS, vocabulary
+from amaru.models.formats.gguf import GGUF, TYPES, refuses, remarks, write
+from amaru.models.formats.gguf.vocabulary import CUTS, vocabulary
 from amaru.nn import MLP, Attention, Mamba2
 from amaru.nn.rope import Rope
 
@@ -121,6 +121,14 @@ def test_q8_0_is_within_half_a_step_of_each_block(tmp_path: Path) -> None:
     assert (np.abs(found["blk.1.ffn_down.weight"] - weight).reshape(-1, 32) <= steps * (0.5 + 127 * 2**-11)).all()
     assert types["blk.4.ffn_down.weight"] == "BF16"  # rows of 9 numbers make no block of 32
     assert counts == {kind.lower(): list(types.values()).count(kind) for kind in set(types.values())}
+
+
+def test_what_a_user_should_know_is_said() -> None:
+    config = model().config
+    matrices = [found for name, found in config.tensors().items() if "_proj" in name or name in ("embedding.weight", "head.weight")]
+    odd = sum(spec.layout.shape(axes)[-1] % 32 > 0 for spec, axes in matrices)
+    assert [remark.split(" ")[:5] for remark in remarks(config, "q8_0", trained())] == [[str(odd), "matrices", "stay", "in", "bf16,"]]
+    assert list(remarks(config, "f16", None)) == ["no tokenizer is in it, so llama.cpp takes and gives token ids only"]
 
 
 def test_metadata_is_what_llama_cpp_asks_for(tmp_path: Path) -> None:
@@ -228,12 +236,15 @@ def split_by(tokenizer: Tokenizer, pattern: str) -> None:
     tokenizer.backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
 
 
-@pytest.mark.parametrize("pattern", SPLITS)
+@pytest.mark.parametrize("pattern", CUTS)
 def test_the_way_to_cut_words_has_a_name_in_llama_cpp(pattern: str) -> None:
     tokenizer = trained()
     split_by(tokenizer, pattern)
     assert tokenizer.decode(tokenizer.encode(TEXTS[0])) == TEXTS[0]  # the library takes the pattern
-    assert vocabulary(tokenizer, 300)["tokenizer.ggml.pre"] == SPLITS[pattern][0]
+    name = vocabulary(tokenizer, 300)["tokenizer.ggml.pre"]
+    assert name == CUTS[pattern].name
+    told = list(remarks(model().config, "f32", tokenizer))
+    assert [name in remark for remark in told] == ([True] if name == "tekken" else [])
 
 
 def test_a_first_token_of_every_text_is_added_there_too() -> None:
@@ -253,7 +264,7 @@ def unreachable(tokenizer: Tokenizer) -> Tokenizer:
     """A token that no merge makes, which llama.cpp's llama-bpe would take whole."""
     vocab = json.loads(tokenizer.backend.to_str())["model"]["vocab"]
     other = other_model(tokenizer, vocab=vocab | {"zqzq": len(vocab)})
-    split_by(other, next(pattern for pattern, (name, _) in SPLITS.items() if name == "llama-bpe"))
+    split_by(other, next(pattern for pattern, cut in CUTS.items() if cut.name == "llama-bpe"))
     return other
 
 

@@ -7,6 +7,6 @@ Lives here: names, shapes and values of its tensors, its metadata, its vocabular
 from amaru.models.formats.gguf.metadata import refuses
 from amaru.models.formats.gguf.read import GGUF
 from amaru.models.formats.gguf.tensors import TYPES
-from amaru.models.formats.gguf.write import write
+from amaru.models.formats.gguf.write import remarks, write
 
-__all__ = ["GGUF", "TYPES", "refuses", "write"]
+__all__ = ["GGUF", "TYPES", "refuses", "remarks", "write"]

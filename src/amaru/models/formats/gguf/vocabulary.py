@@ -1,7 +1,7 @@
 """A tokenizer as GGUF keeps one: byte-level BPE (its model is called "gpt2"), token types, merges, special ids, chat template."""
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
@@ -11,16 +11,31 @@ from amaru.errors import CheckpointError
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 
-# How a text is cut into words before merging, by the pattern of tokenizer.json: llama.cpp knows each by the name of a model. The flag:
-# it takes a word that is in the vocabulary whole, without looking at merges.
+
+class Cut(NamedTuple):
+    """llama.cpp's name for a way to cut words. `whole`: a word that is a token is taken as it is, without looking at merges."""
+
+    name: str
+    whole: bool = False
+    remark: str | None = None
+
+
 SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 FIRST, SPACES = r"[^\r\n\p{L}\p{N}]?", r"\s*[\r\n]+|\s+(?!\S)|\s+"
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-SPLITS = {
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": ("gpt-2", False),
-    rf"{SHORT}|{FIRST}\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}": ("llama-bpe", True),
-    rf"{SHORT}|{FIRST}\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}": ("qwen2", False),
-    rf"{FIRST}{UPPER}*{LOWER}+|{FIRST}{UPPER}+{LOWER}*|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACES}": ("tekken", True),
+GPT_2 = Cut("gpt-2")
+
+# How a text is cut into words before merging, by the pattern of tokenizer.json.
+CUTS = {
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": GPT_2,
+    rf"{SHORT}|{FIRST}\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}": Cut("llama-bpe", whole=True),
+    rf"{SHORT}|{FIRST}\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}": Cut("qwen2"),
+    rf"{FIRST}{UPPER}*{LOWER}+|{FIRST}{UPPER}+{LOWER}*|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACES}": Cut(
+        "tekken",
+        whole=True,
+        remark="llama.cpp's 'tekken' tells capitals from small letters in ASCII alone and counts no accent as a letter, so there a text "
+        "with others may get other token ids than here",
+    ),
 }
 
 
@@ -35,13 +50,18 @@ def vocabulary(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
     if tokenizer.vocab_size > rows:
         raise _refusal(f"it has {tokenizer.vocab_size} tokens, and the model {rows} rows for them")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    name, whole_words = _split(described["pre_tokenizer"])
-    if whole_words != model.get("ignore_merges", False) and not _merges_reach_all(model, described["added_tokens"]):
-        raise _refusal(f"llama.cpp's '{name}' {'does not obey' if whole_words else 'obeys'} merges for a word that is a token; it differs")
+    cut = _cut(described["pre_tokenizer"])
+    if cut.whole != model.get("ignore_merges", False) and not _merges_reach_all(model, described["added_tokens"]):
+        raise _refusal(f"llama.cpp's '{cut.name}' {'does not obey' if cut.whole else 'obeys'} merges for words that are tokens; it differs")
     tokens, types = _tokens(tokenizer, described["added_tokens"], rows)
-    values = {"model": "gpt2", "pre": name, "tokens": tokens, "token_type": types, "merges": merges}
+    values = {"model": "gpt2", "pre": cut.name, "tokens": tokens, "token_type": types, "merges": merges}
     values |= _special_ids(tokenizer)
     return {f"tokenizer.ggml.{key}": value for key, value in values.items()} | _chat_templates(tokenizer)
+
+
+def remark(tokenizer: Tokenizer) -> str | None:
+    """What llama.cpp will not do exactly as this tokenizer, which `vocabulary` takes, does."""
+    return _cut(json.loads(tokenizer.backend.to_str())["pre_tokenizer"]).remark
 
 
 def _refusal(reason: str) -> CheckpointError:
@@ -58,18 +78,17 @@ def _check_model(described: dict[str, Any], model: dict[str, Any]) -> None:
             raise _refusal(f"its {option} is {model[option]!r}, which llama.cpp would not heed")
 
 
-def _split(pre_tokenizer: dict[str, Any] | None) -> tuple[str, bool]:
-    """llama.cpp's name for the way in which words are cut, and whether it takes a word that is a token whole."""
+def _cut(pre_tokenizer: dict[str, Any] | None) -> Cut:
     steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
     match steps:
         case [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]:
-            return "gpt-2", False
+            return GPT_2
         case [
             {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
             {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-        ] if pattern in SPLITS:
-            return SPLITS[pattern]
-    known = ", ".join(sorted({name for name, _ in SPLITS.values()}))
+        ] if pattern in CUTS:
+            return CUTS[pattern]
+    known = ", ".join(sorted(cut.name for cut in CUTS.values()))
     raise _refusal(f"it cuts words in a way that is none of {known}: {json.dumps(pre_tokenizer)[:200]}")
 
 

@@ -1,7 +1,7 @@
 """Write a GGUF file tensor by tensor, with the `gguf` package."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from amaru.errors import BackendError, CheckpointError, ConfigError
 from amaru.models.decoder import DecoderConfig
 from amaru.models.formats.gguf.header import is_gguf
 from amaru.models.formats.gguf.metadata import ARCHITECTURE, write_metadata
-from amaru.models.formats.gguf.tensors import TYPES, stored_name, stored_shape, stored_type, to_stored
-from amaru.models.formats.gguf.vocabulary import vocabulary
+from amaru.models.formats.gguf.tensors import BLOCK, TYPES, stored_name, stored_shape, stored_type, to_stored
+from amaru.models.formats.gguf.vocabulary import remark, vocabulary
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -34,27 +34,36 @@ def write(
         raise ConfigError(f"A GGUF file is written as {', '.join(TYPES)}; got '{kind}'.")
     gguf, path = _package(), Path(path)
     _check_place(path)
-    metadata = write_metadata(config) | ({"tokenizer.ggml.model": "none"} if tokenizer is None else vocabulary(tokenizer, config.vocab))
-    metadata |= {"general.name": path.stem, "general.file_type": int(gguf.LlamaFileType[_file_type(kind)])}
-    shapes = {name: stored_shape(name, config) for name in config.tensors()}
-    types = {name: stored_type(name, shape, kind) for name, shape in shapes.items()}
+    words = {"tokenizer.ggml.model": "none"} if tokenizer is None else vocabulary(tokenizer, config.vocab)
+    about = {"general.name": path.stem, "general.file_type": int(gguf.LlamaFileType[_file_type(kind)])}
+    metadata = about | write_metadata(config) | words
+    shapes, types = _stored(config, kind)
     with atomic_file(path) as temporary:
         writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
         try:
-            for key, value in metadata.items():
-                _add(writer, key, value)
-            for name, shape in shapes.items():
-                as_type = gguf.GGMLQuantizationType[types[name].upper()]
-                bytes_in_file = int(np.prod(gguf.quant_shape_to_byte_shape(shape, as_type), dtype=object))
-                writer.add_tensor_info(stored_name(name), shape, np.dtype(np.float32), bytes_in_file, raw_dtype=as_type)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
+            _announce(gguf, writer, metadata, shapes, types)
             for name, shape in shapes.items():
                 writer.write_tensor_data(_encoded(gguf, name, to_stored(name, read(name)).reshape(shape), types[name]))
         finally:
             writer.close()
     return dict(Counter(types.values()))
+
+
+def remarks(config: DecoderConfig, kind: str, tokenizer: Tokenizer | None) -> Iterator[str]:
+    """What a user of the file that `write` makes should know; nothing, as a rule."""
+    finer = [name for name, stored in _stored(config, kind)[1].items() if kind == "q8_0" and stored == "bf16"]
+    if finer:
+        yield f"{len(finer)} matrices stay in bf16, since their rows are no multiple of {BLOCK} numbers: {finer[0]}, ..."
+    if tokenizer is None:
+        yield "no tokenizer is in it, so llama.cpp takes and gives token ids only"
+    elif told := remark(tokenizer):
+        yield told
+
+
+def _stored(config: DecoderConfig, kind: str) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shape and type of every tensor in the file, by our name."""
+    shapes = {name: stored_shape(name, config) for name in config.tensors()}
+    return shapes, {name: stored_type(name, shape, kind) for name, shape in shapes.items()}
 
 
 def _package() -> Any:
@@ -72,6 +81,19 @@ def _check_place(path: Path) -> None:
 
 def _file_type(kind: str) -> str:
     return "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
+
+
+def _announce(gguf: Any, writer: Any, metadata: dict[str, Any], shapes: dict[str, tuple[int, ...]], types: dict[str, str]) -> None:
+    """Write everything that stands before the tensors."""
+    for key, value in metadata.items():
+        _add(writer, key, value)
+    for name, shape in shapes.items():
+        kind = gguf.GGMLQuantizationType[types[name].upper()]
+        length = int(np.prod(gguf.quant_shape_to_byte_shape(shape, kind), dtype=object))
+        writer.add_tensor_info(stored_name(name), shape, np.dtype(np.float32), length, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
