@@ -25,6 +25,7 @@ from amaru.models.formats.megatron import MegatronCheckpoint, export
 from amaru.models.pattern import layers_from_pattern
 from amaru.nn import MLP, Attention, Mamba2
 from amaru.nn.batch import Batch
+from amaru.nn.moe import MoE
 from amaru.nn.rope import Rope
 
 SIDE = Path(__file__).with_name("megatron_side.py")
@@ -35,17 +36,19 @@ WIDTHS = {
     "*": Attention(query_heads=8, kv_heads=4, channels=6),
     "-": MLP(ffn=100),
 }
+EXPERTS = MoE(experts=8, top_k=4, ffn=20, shared_ffn=40, groups=4, top_groups=2, scale=2.5)
 ROTARY = Attention(query_heads=12, kv_heads=4, channels=12, rope=Rope(fraction=0.5))
 MODELS = {
     "nemotron-h": DecoderConfig(vocab=96, hidden=56, layers=layers_from_pattern("M-MM*-M-*-", WIDTHS)),  # type: ignore[arg-type]
     "nemotron-h, tied": DecoderConfig(vocab=96, hidden=56, layers=layers_from_pattern("*-M-", WIDTHS), tied=True),  # type: ignore[arg-type]
+    "nemotron-3": DecoderConfig(vocab=96, hidden=56, layers=layers_from_pattern("MEM*E", WIDTHS | {"E": EXPERTS})),  # type: ignore[arg-type]
     "nemotron-4": DecoderConfig(vocab=100, hidden=72, layers=(ROTARY, MLP(ffn=120)) * 4, norm="layernorm1p", max_positions=512),
 }
 
 
 def main() -> int:
     asked = arguments()
-    results = [compared(name, ranks, asked.python) for name in MODELS for ranks in (1, 2, 4)]
+    results = [compared(name, ranks, asked.python) for name in asked.model or MODELS for ranks in (1, 2, 4)]
     facts = {"amaru": __version__, "torch": torch.__version__, "models": results, "equal": all(each["equal"] for each in results)}
     for each in results:
         distance = f"logits {each['logits']:.1e} apart at a scale of {each['scale']:.2f}, saved again: {each['saved']}"
@@ -59,6 +62,7 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", required=True, help="interpreter of an environment with megatron-core")
+    parser.add_argument("--model", action="append", choices=MODELS, help="one of the models alone; may be repeated")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     return parser.parse_args()
 

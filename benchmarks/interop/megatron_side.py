@@ -114,7 +114,15 @@ def transformer_config(a: argparse.Namespace) -> Any:
         use_mamba_mem_eff_path=False,
         is_hybrid_model=a.is_hybrid_model,
         **mamba,
+        **(experts(a) if a.num_experts else {}),
     )
+
+
+def experts(a: argparse.Namespace) -> dict[str, Any]:
+    names = """moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size moe_router_num_groups moe_router_group_topk
+        moe_router_topk_scaling_factor moe_router_score_function moe_router_enable_expert_bias moe_router_dtype"""
+    said = {name: getattr(a, name) for name in names.split()}
+    return {"num_moe_experts": a.num_experts, "moe_token_dispatcher_type": "allgather", "moe_router_load_balancing_type": "none", **said}
 
 
 def gpt(a: argparse.Namespace) -> nn.Module:
@@ -136,6 +144,7 @@ def gpt(a: argparse.Namespace) -> nn.Module:
 def hybrid(a: argparse.Namespace) -> nn.Module:
     """MambaModel with the linear layers of Megatron-Core in the places of Transformer Engine's, whose names are kept."""
     from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+    from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
     from megatron.core.models.mamba.mamba_model import MambaModel
     from megatron.core.ssm import mamba_block
     from megatron.core.ssm.mamba_block import MambaStack, MambaStackSubmodules
@@ -147,11 +156,13 @@ def hybrid(a: argparse.Namespace) -> nn.Module:
     from megatron.core.transformer.dot_product_attention import DotProductAttention
     from megatron.core.transformer.enums import AttnMaskType
     from megatron.core.transformer.mlp import MLP, MLPSubmodules
+    from megatron.core.transformer.moe import moe_utils
     from megatron.core.transformer.spec_utils import ModuleSpec
     from megatron.core.transformer.torch_norm import WrappedTorchNorm
     from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
     mamba_block.TENorm = WrappedTorchNorm
+    moe_utils.te_general_gemm = None  # which 0.16.1 forgets to say where Transformer Engine is missing
     mixer = ModuleSpec(module=MambaMixer, submodules=MambaMixerSubmodules(in_proj=ColumnParallelLinear, out_proj=RowParallelLinear))
     attention = SelfAttentionSubmodules(
         linear_qkv=ColumnParallelLinear, core_attention=DotProductAttention, linear_proj=RowParallelLinear
@@ -182,6 +193,14 @@ def hybrid(a: argparse.Namespace) -> nn.Module:
                 mlp=ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)),
                 mlp_bda=get_bias_dropout_add,
                 sharded_state_dict_keys_map={"pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_"},
+            ),
+        ),
+        moe_layer=ModuleSpec(
+            module=TransformerLayer,
+            submodules=TransformerLayerSubmodules(
+                pre_mlp_layernorm=WrappedTorchNorm,
+                mlp=get_moe_module_spec(use_te=False, num_experts=a.num_experts or 1, moe_grouped_gemm=False),
+                mlp_bda=get_bias_dropout_add,
             ),
         ),
     )
