@@ -50,14 +50,15 @@ def assert_same_bits(one: Path, other: Path) -> None:
     assert fingerprints[0] == fingerprints[1]
 
 
+@pytest.mark.parametrize("to", ["megatron", "nemo"])
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_to_megatron_and_back_is_the_same_file(ranks: int, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_to_megatron_or_nemo_and_back_is_the_same_file(to: str, ranks: int, dtype: torch.dtype, tmp_path: Path) -> None:
     source = saved(tmp_path / "source", dtype=dtype)
-    there = convert(source, tmp_path / "megatron", "megatron", ranks=ranks)
-    back = convert(tmp_path / "megatron", tmp_path / "back", "hf")
+    there = convert(source, tmp_path / "there", to, ranks=ranks)
+    back = convert(tmp_path / "there", tmp_path / "back", "hf")
     assert there.equal and back.equal and there.differences["float32"] == back.differences["float32"] == 0
-    assert there.source_format.startswith("a Hugging Face") and back.source_format.startswith("a Megatron")
+    assert there.source_format.startswith("a Hugging Face") and back.source_format.lower().startswith(f"a {to}")
     for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "back" / name).read_bytes() == (source / name).read_bytes(), name
     assert (there.tensors, there.parameters) == (len(HYBRID.tensors()), sum(p.numel() for p in load(source).parameters()))
@@ -176,7 +177,7 @@ def listing(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("to", ["hf", "megatron", "gguf"])
+@pytest.mark.parametrize("to", ["hf", "megatron", "nemo", "gguf"])
 def test_a_source_that_fails_half_way_leaves_nothing_and_what_was_there(to: str, tmp_path: Path) -> None:
     if to == "gguf":
         pytest.importorskip("gguf")

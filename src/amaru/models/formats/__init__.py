@@ -15,6 +15,7 @@ from amaru.models.formats.gguf.header import is_gguf
 from amaru.models.formats.llama2c import Llama2c
 from amaru.models.formats.megatron import MegatronCheckpoint
 from amaru.models.formats.megatron.checkpoint import TRACKER
+from amaru.models.formats.nemo import CONTEXT, WEIGHTS, NemoArchive, NemoCheckpoint
 from amaru.models.source import Source
 
 METADATA = ".metadata"  # of torch's distributed checkpoints
@@ -37,6 +38,18 @@ def _is_megatron(path: Path) -> bool:
     return (path / TRACKER).is_file() or (path / METADATA).is_file()
 
 
+def _is_nemo(path: Path) -> bool:
+    return (path / WEIGHTS).is_dir() and not (path / "config.json").exists()
+
+
+def _is_archive(path: Path) -> bool:
+    """A tar file, whatever its name; or a directory that one was unpacked into."""
+    if not path.is_file():
+        return (path / "model_config.yaml").is_file()
+    with open(path, "rb") as file:
+        return file.read(262).endswith(b"ustar") or path.suffix == ".nemo"
+
+
 def _is_llama2c(path: Path) -> bool:
     """A file without a mark of its own, so the name decides."""
     return path.suffix == ".bin" and path.is_file() and not is_gguf(path)
@@ -45,6 +58,8 @@ def _is_llama2c(path: Path) -> bool:
 FORMATS = {
     "hf": Format("a Hugging Face directory (config.json and *.safetensors)", _is_hf, Checkpoint),
     "megatron": Format(f"a Megatron directory ({TRACKER}, or {METADATA} and *.distcp)", _is_megatron, MegatronCheckpoint),
+    "nemo": Format(f"a NeMo 2 directory ({WEIGHTS}/ and {CONTEXT}/)", _is_nemo, NemoCheckpoint),
+    "nemo archive": Format("a .nemo archive", _is_archive, NemoArchive),
     "gguf": Format("a GGUF file", is_gguf, GGUF),
     "llama2c": Format("a llama2.c checkpoint (*.bin)", _is_llama2c, Llama2c),
 }
