@@ -141,6 +141,20 @@ def test_prefills_and_decodes_in_one_batch_in_reused_slots_are_alone(decoder: De
         assert same(decoder, torch.cat(parts), whole(decoder, sequence))
 
 
+@torch.no_grad()
+def test_a_state_moves_to_more_room_and_to_other_slots_and_goes_on(decoder: Decoder, ids: Tensor) -> None:
+    """As beams do: slot 0 goes on from what slot 2 was, slots 1 and 2 both from what slot 0 was, each its own way."""
+    other, another = random_ids(decoder.config.vocab, 30, 10, seed=5)
+    small, state = poisoned(decoder, 3, capacity=40), poisoned(decoder, 3)
+    begun = decoder(Batch.of([ids[:40], other[:20]], slots=[2, 0]), small)
+    state.take_over(small)
+    state.reorder(torch.tensor([2, 0, 0]))
+    gone_on = decoder(Batch.of([another, ids[40:], other[20:]], starts=[20, 40, 20], slots=[2, 0, 1]), state)
+    assert same(decoder, torch.cat([begun[:40], gone_on[10:45]]), whole(decoder, ids))
+    assert same(decoder, torch.cat([begun[40:], gone_on[45:]]), whole(decoder, other))
+    assert same(decoder, gone_on[:10], whole(decoder, torch.cat([other[:20], another]))[20:])
+
+
 def windows(config: DecoderConfig) -> list[int]:
     """How far back the layers see that keep a cache of a window."""
     return [layer.window for layer in config.layers if isinstance(layer, HybridHead) and layer.window and not layer.shares_kv]
