@@ -8,9 +8,8 @@ from amaru.errors import ConfigError
 from amaru.models import Decoder
 from amaru.nn import Batch
 from amaru.serve.generate import generate
+from amaru.serve.request import Settings
 from amaru.serve.sampler import GREEDY, Sampler, Sampling
-from amaru.serve.sequence import Settings
-from amaru.serve.state_pool import StatePool
 
 
 @pytest.fixture(params=[(0, "MM-*-M"), (1, "-M**M*-")], ids=lambda case: case[1])
@@ -71,7 +70,7 @@ def test_a_stop_token_ends_its_own_sequence_only_and_is_left_out(decoder: Decode
 
 def test_tokens_are_told_as_they_come_and_in_order(decoder: Decoder, prompts: list[list[int]]) -> None:
     told: list[tuple[int, int]] = []
-    results = generate(decoder, prompts, Settings(max_tokens=6), lambda index, token: told.append((index, token)))
+    results = generate(decoder, prompts, Settings(max_tokens=6), lambda index, event: told.extend((index, token.id) for token in event.tokens))
     for index, result in enumerate(results):
         assert [token for at, token in told if at == index] == result.tokens
     assert {index for index, _ in told[:4]} == {0, 1, 2, 3}  # all of them decode together
@@ -95,7 +94,7 @@ def test_no_prompts_give_no_results(decoder: Decoder) -> None:
     assert generate(decoder, [], Settings()) == []
 
 
-@pytest.mark.parametrize(("prompt", "told"), [([], "Prompt 1 has no token"), ([3, 10_000], "10000"), ([-1], "-1")])
+@pytest.mark.parametrize(("prompt", "told"), [([], "Prompt 1: The prompt has no token"), ([3, 10_000], "10000"), ([-1], "-1")])
 def test_a_prompt_that_cannot_be_run_is_named(decoder: Decoder, prompt: list[int], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         generate(decoder, [[1], prompt], Settings(max_tokens=2))
@@ -104,11 +103,3 @@ def test_a_prompt_that_cannot_be_run_is_named(decoder: Decoder, prompt: list[int
 def test_settings_must_be_one_or_one_for_each(decoder: Decoder) -> None:
     with pytest.raises(ConfigError, match="2 for 1"):
         generate(decoder, [[1]], [Settings(), Settings()])
-
-
-def test_slots_are_taken_and_given_back(decoder: Decoder) -> None:
-    pool = StatePool(decoder, slots=3, capacity=4)
-    taken = [pool.take() for _ in range(3)]
-    assert sorted(taken) == [0, 1, 2] and pool.free == 0
-    pool.give_back(taken[1])
-    assert pool.free == 1 and pool.take() == taken[1]

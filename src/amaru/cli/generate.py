@@ -26,26 +26,24 @@ def command(
     from amaru.data.tokenizer import Tokenizer
     from amaru.models.checkpoint import load
     from amaru.serve.generate import generate
+    from amaru.serve.request import Settings
     from amaru.serve.sampler import Sampling
-    from amaru.serve.sequence import Settings
-    from amaru.serve.text import TextStream
 
     tokenizer = Tokenizer.load(checkpoint)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     settings = Settings(max_tokens=max_tokens, stop=(tokenizer.eos_id,), sampling=sampling)
     prompts = [tokenizer.encode(text) for text in prompt]
     streaming = len(prompt) == 1 and not json
-    stream = TextStream(tokenizer, prompts[0])
     decoder = load(checkpoint)
     if streaming:
         _write(prompt[0])
     start = time.perf_counter()
-    results = generate(decoder, prompts, settings, (lambda _, token: _write(stream.add(token))) if streaming else None)
+    results = generate(decoder, prompts, settings, (lambda _, event: _write(event.text)) if streaming else None, tokenizer=tokenizer)
     seconds = time.perf_counter() - start
     if streaming:
-        _write(stream.rest() + "\n")
+        _write("\n")
     rows = [
-        {"prompt": text, "text": tokenizer.decode(result.tokens), "tokens": len(result.tokens), "finish": result.finish}
+        {"prompt": text, "text": result.text, "tokens": len(result.tokens), "finish": result.finish}
         for text, result in zip(prompt, results, strict=True)
     ]
     if not streaming:

@@ -1,7 +1,7 @@
 """The decoder: embedding, a residual stack over a tuple of layer configs, final norm, head."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, cast
 
@@ -171,7 +171,8 @@ class Decoder(nn.Module):
         if state is not None:
             assert batch.slots is not None, "a state is addressed by slots"
             state.begin(batch.slots[batch.fresh])
-            return self.embed(batch.ids), replace(batch.shifted(count), pages=state.pages(batch.slots)), None
+            batch = batch.shifted(count)
+            return self.embed(batch.ids), replace(batch, pages=state.pages(batch.slots, int(batch.positions.max()) + 1)), None
         if count:
             longer, real = batch.prefixed(count)
             return self._with_meta_tokens(self.embed(batch.ids), longer, real), longer, real
@@ -195,23 +196,27 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden).to(torch.promote_types(hidden.dtype, torch.float32))
 
-    def new_state(self, slots: int, capacity: int, dtype: torch.dtype | None = None) -> DecoderState:
+    def new_state(
+        self, slots: int, capacity: int, dtype: torch.dtype | None = None, pages: Mapping[str, int] | None = None
+    ) -> DecoderState:
         """A state pool for `slots` sequences of at most `capacity` tokens (SSM states in at least fp32).
 
+        Each sequence has pages of its own; or there are so many `pages` of each sight, and whoever asked fills the tables.
         The meta tokens are run here, once, with the weights as they are now.
         """
         dtype = dtype or self.compute_dtype or self.embedding.weight.dtype
-        state = self._zero_state(slots, capacity + self.config.meta_tokens, dtype)
+        state = self._zero_state(slots, capacity + self.config.meta_tokens, dtype, pages)
         return state if self.meta_tokens is None else replace(state, meta=self._after_meta_tokens(self.meta_tokens, dtype))
 
-    def _zero_state(self, slots: int, places: int, dtype: torch.dtype) -> DecoderState:
-        page = max(1, min(PAGE, places))
-        each = -(-places // page)
-        device = self.embedding.weight.device
-        layers = [layer.mixer.new_state(slots, slots * each, page, dtype, device) for layer in self._layers()]
+    def _zero_state(self, slots: int, places: int, dtype: torch.dtype, pages: Mapping[str, int] | None = None) -> DecoderState:
+        page = PAGE if pages else max(1, min(PAGE, places))
+        each, device = -(-places // page), self.embedding.weight.device
         sights = tuple(layer.sight for layer in self.config.layers)
-        tables = {sight: torch.arange(slots * each, device=device).view(slots, each) for sight in set(sights)}
-        return DecoderState(layers, sights, tables)
+        own = torch.arange(slots * each, device=device).view(slots, each)
+        tables = {sight: torch.zeros_like(own) if pages else own for sight in set(sights)}
+        counts = pages or dict.fromkeys(sights, slots * each)
+        layers = [layer.mixer.new_state(slots, counts[layer.mixer.config.sight], page, dtype, device) for layer in self._layers()]
+        return DecoderState(layers, sights, tables, page)
 
     @torch.no_grad()
     def _after_meta_tokens(self, meta_tokens: Tensor, dtype: torch.dtype) -> DecoderState:
@@ -219,7 +224,7 @@ class Decoder(nn.Module):
         state, slots = self._zero_state(1, len(meta_tokens), dtype), torch.zeros(1, dtype=torch.int64, device=meta_tokens.device)
         batch = Batch.of([torch.zeros(len(meta_tokens), dtype=torch.int64)]).to(meta_tokens.device)
         x = meta_tokens.to(self.compute_dtype or self.embedding.weight.dtype)
-        self._through(x, replace(batch, slots=slots, pages=state.pages(slots)), state.layers)
+        self._through(x, replace(batch, slots=slots, pages=state.pages(slots, len(x))), state.layers)
         return state
 
     @torch.no_grad()

@@ -18,12 +18,14 @@ class DecoderState:
     layers    by layer its tensors by name: fixed states [slots, ...], caches [pages, page, ...]; empty for a layer without state
     sights    by layer which places its cache keeps (`LayerConfig.sight`)
     tables    by sight: [slots, n] int64, the pages of each sequence in the order of its places
+    page      places that a page holds
     meta      the state of one sequence that has seen the meta tokens and nothing else: where every sequence begins
     """
 
     layers: list[dict[str, Tensor]]
     sights: tuple[str, ...]
     tables: Mapping[str, Tensor]
+    page: int
     meta: Optional["DecoderState"] = None
 
     @property
@@ -32,8 +34,9 @@ class DecoderState:
         held = sum(tensor.nbytes for layer in self.layers for tensor in layer.values())
         return held + (self.meta.bytes if self.meta else 0)
 
-    def pages(self, slots: Tensor) -> dict[str, Tensor]:
-        return {sight: table[slots] for sight, table in self.tables.items()}
+    def pages(self, slots: Tensor, places: int) -> dict[str, Tensor]:
+        """By sight [S, n]: the pages of these slots' first `places` places."""
+        return {sight: table[slots, : -(-places // self.page)] for sight, table in self.tables.items()}
 
     def begin(self, slots: Tensor) -> None:
         """Set these rows to what the meta tokens leave; without meta tokens nothing is needed, a first position says it all."""

@@ -28,8 +28,8 @@ from amaru.recipes.shape import Shape
 from amaru.recipes.text import PYTHON, VOCAB, Text, TextRecipe
 from amaru.recipes.train import Trained, TrainRecipe, train_model
 from amaru.serve.generate import generate
+from amaru.serve.request import Settings
 from amaru.serve.sampler import Sampling
-from amaru.serve.sequence import Settings
 from amaru.train.objective import CrossEntropy
 
 TEXT = TextRecipe(data=(PYTHON,), vocab=2048, row_length=256, limit_megabytes=8.0)

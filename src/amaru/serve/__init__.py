@@ -4,8 +4,10 @@ Lives here: everything between a prompt and its text. Not here: the model, which
 (`models`). Imports models, data, nn, ops, config and errors.
 """
 
-from amaru.serve.generate import Generation, Settings, generate
+from amaru.serve.engine import Engine, EngineConfig
+from amaru.serve.generate import Generation, generate
+from amaru.serve.request import Settings
 from amaru.serve.sampler import Sampling
 from amaru.serve.speed import Speed, Timing, measure
 
-__all__ = ["Generation", "Sampling", "Settings", "Speed", "Timing", "generate", "measure"]
+__all__ = ["Engine", "EngineConfig", "Generation", "Sampling", "Settings", "Speed", "Timing", "generate", "measure"]

@@ -1,4 +1,6 @@
-"""From logits to one token: greedy, or drawn from a tempered and truncated distribution."""
+"""From logits to one token: greedy, or drawn from a penalised, tempered and truncated distribution."""
+
+from collections.abc import Mapping
 
 import torch
 from pydantic import Field
@@ -7,40 +9,78 @@ from torch import Tensor
 from amaru.config import Config
 from amaru.errors import CheckpointError
 
+HEAD = 256  # tokens that are looked at before a whole vocabulary is sorted
+
 
 class Sampling(Config):
-    """`Sampling(temperature=0.8, top_p=0.95, seed=7)`: how the next token is chosen.
+    """`Sampling(temperature=0.8, top_p=0.95, seed=7)`: how the next token is chosen. In this order:
 
-    temperature   logits are divided by it; 0 takes the most likely token
-    top_k         only the k most likely tokens (ties at the edge: the lower ids)
-    top_p         only the most likely tokens whose probabilities first add up to this; at least one
-    seed          of the request's own generator, so company in the batch changes nothing
+    repetition_penalty    logits of tokens that the text holds are divided by it where positive, else multiplied
+    presence_penalty      is subtracted from logits of tokens that the answer holds
+    frequency_penalty     is subtracted from them as often as the answer holds them
+    temperature           logits are divided by it; 0 takes the most likely token
+    top_k                 only the k most likely tokens (ties at the edge: the lower ids)
+    top_p                 only the most likely tokens whose probabilities first add up to this; at least one
+    min_p                 only tokens at least this share as likely as the likeliest
+    seed                  of the request's own generator, so company in the batch changes nothing
     """
 
     temperature: float = Field(default=0.8, ge=0, allow_inf_nan=False)
     top_k: int | None = Field(default=None, gt=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @property
+    def penalises(self) -> bool:
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
 
 
 GREEDY = Sampling(temperature=0, top_p=1)
 
 
-def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """`probabilities(logits [vocab], sampling)`: [vocab] in at least fp32, what a token is drawn from.
+def penalised(logits: Tensor, sampling: Sampling, prompt: set[int], answer: Mapping[int, int]) -> Tensor:
+    """logits [vocab] with the penalties for tokens of the prompt, and of the answer with how often each stands there."""
+    logits = logits.clone()
+    seen = torch.tensor(sorted(prompt | answer.keys()), device=logits.device)
+    if len(seen) and sampling.repetition_penalty != 1:
+        held = logits[seen]
+        logits[seen] = torch.where(held > 0, held / sampling.repetition_penalty, held * sampling.repetition_penalty)
+    if answer:
+        ids, counts = (torch.tensor(list(each), device=logits.device) for each in (answer.keys(), answer.values()))
+        logits[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+    return logits
 
-    Temperature first, then top_k, then top_p on what top_k left; the survivors are scaled to sum to one.
+
+def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """logits [vocab] -> probabilities and ids of what a token is drawn from, the likeliest first; probabilities add up to one.
+
+    Of a large vocabulary only the head is sorted where that decides everything.
     """
     if sampling.temperature == 0:
-        return torch.nn.functional.one_hot(logits.argmax(-1), len(logits)).to(logits.dtype)
+        best = logits.argmax(-1, keepdim=True)
+        return torch.ones(1, dtype=logits.dtype), best
     # The largest logit becomes 0, so that a temperature of 1e-30 gives -inf for the others instead of inf - inf.
-    p, ids = ((logits - logits.max()) / sampling.temperature).softmax(-1).sort(descending=True, stable=True)
+    p = ((logits - logits.max()) / sampling.temperature).softmax(-1)
+    p, ids = _likeliest(p, sampling)
     if sampling.top_k is not None:
-        p[sampling.top_k :] = 0
-        p /= p.sum()
+        p, ids = p[: sampling.top_k], ids[: sampling.top_k]
+        p = p / p.sum()
     if sampling.top_p < 1:  # at 1 the rounding of the sum would cut tokens off
-        p[p.cumsum(-1) - p >= sampling.top_p] = 0
-    return torch.zeros_like(p).scatter_(0, ids, p / p.sum())
+        kept = p.cumsum(-1) - p < sampling.top_p
+        p, ids = p[kept], ids[kept]
+    kept = p >= sampling.min_p * p[0]
+    p, ids = p[kept], ids[kept]
+    return p / p.sum(), ids
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """`probabilities(logits [vocab], sampling)`: [vocab] in at least fp32, what a token is drawn from."""
+    p, ids = candidates(logits, sampling)
+    return torch.zeros_like(logits).scatter_(0, ids, p.to(logits.dtype))
 
 
 class Sampler:
@@ -50,14 +90,30 @@ class Sampler:
         self.sampling = sampling
         self._generator = torch.Generator().manual_seed(sampling.seed)
 
-    def __call__(self, logits: Tensor) -> int:
-        """logits [vocab] in at least fp32; the draw is made on the CPU, the same whatever device computed them.
+    def __call__(self, logits: Tensor, allowed: Tensor | None = None) -> int:
+        """logits [vocab] in at least fp32, allowed [vocab] bool; the draw is made on the CPU, the same whatever device computed them.
 
         Raises `CheckpointError` for logits that are not finite: no choice among them means anything.
         """
         if not logits.isfinite().all():
             raise CheckpointError("The model's logits are not finite: its weights are damaged, or overflow their dtype (try another).")
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -torch.inf)
         if self.sampling.temperature == 0:
             return int(logits.argmax())
-        p = probabilities(logits.cpu(), self.sampling)
-        return int(torch.multinomial(p, 1, generator=self._generator))
+        p, ids = candidates(logits.cpu(), self.sampling)
+        drawn = torch.rand(1, generator=self._generator, dtype=torch.float64)
+        place = torch.searchsorted(p.double().cumsum(-1), drawn, right=True)
+        return int(ids[place.clamp(max=len(ids) - 1)])
+
+
+def _likeliest(p: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """p [vocab] sorted, the lower id first among equals; only its head where all others would be cut off anyway."""
+    count = sampling.top_k or HEAD
+    if count < len(p):
+        edge = p.topk(count).values[-1]
+        ids = (p >= edge).nonzero()[:, 0]
+        head, order = p[ids].sort(descending=True, stable=True)
+        if sampling.top_k or (sampling.top_p < 1 and head.cumsum(-1)[-1] >= sampling.top_p) or edge < sampling.min_p * head[0]:
+            return head, ids[order]
+    return p.sort(descending=True, stable=True)

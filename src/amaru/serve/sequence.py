@@ -1,64 +1,111 @@
-"""One request while it runs: its tokens, how many of them the state has seen, and its slot in the pool."""
+"""One request while it runs: its tokens, how many of them the state has seen, and what it holds in the pool."""
 
-from dataclasses import dataclass
-from typing import Literal
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from pydantic import Field
+import torch
 from torch import Tensor
 
-from amaru.config import Config
-from amaru.serve.sampler import Sampler, Sampling
+from amaru.data.tokenizer import Tokenizer
+from amaru.serve.request import Event, Finish, Handle, Settings, Token
+from amaru.serve.sampler import Sampler, penalised
+from amaru.serve.state_pool import Lease
+from amaru.serve.text import StopGate, TextStream
+
+OnEvent = Callable[[Handle, Event], None]
 
 
-class Settings(Config):
-    """`Settings(max_tokens=64, stop=(eos,), sampling=Sampling(seed=3))`: what ends a request, and how it chooses.
+class Running:
+    """`ids` are prompt and answer so far, of which the first `computed` are in the state."""
 
-    stop     token ids that end it; the one that did is not part of the result
-    """
-
-    max_tokens: int = Field(default=128, gt=0)
-    stop: tuple[int, ...] = ()
-    sampling: Sampling = Sampling()
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What a request became: the tokens after the prompt, and why they end ("stop": a stop token, "length": max_tokens)."""
-
-    prompt: list[int]
-    tokens: list[int]
-    finish: Literal["stop", "length"]
-
-
-class Sequence:
-    """`ids` are prompt and result so far, of which the first `computed` are in the state of `slot`."""
-
-    def __init__(self, index: int, prompt: list[int], settings: Settings, slot: int) -> None:
-        self.index = index
+    def __init__(
+        self,
+        handle: Handle,
+        prompt: list[int],
+        settings: Settings,
+        on_event: OnEvent,
+        tokenizer: Tokenizer | None = None,
+        boundaries: Sequence[int] = (),
+    ) -> None:
+        self.handle = handle
         self.ids = list(prompt)
-        self.prompt_tokens = len(prompt)
         self.settings = settings
-        self.slot = slot
+        self.on_event = on_event
+        self.boundaries = sorted({*boundaries, len(prompt)})
         self.computed = 0
-        self.finish: Literal["stop", "length"] | None = None
+        self.cancelled = False
+        self.finish: Finish | None = None
+        self.lease: Lease | None = None
         self._sampler = Sampler(settings.sampling)
+        self._answer: Counter[int] = Counter()
+        self._prompt = set(prompt) if settings.sampling.penalises else set()
+        self._stream = None if tokenizer is None else TextStream(tokenizer, prompt)
+        self._gate = StopGate(settings.stop_strings)
+
+    @property
+    def prompt(self) -> list[int]:
+        return self.ids[: self.handle.prompt_tokens]
 
     @property
     def waiting(self) -> int:
         """Tokens that the model has not seen yet: the rest of the prompt, or the newest token."""
         return len(self.ids) - self.computed
 
-    def choose(self, logits: Tensor) -> int | None:
-        """Append the next token and return it; None when it was a stop token. Sets `finish` when this ends the request."""
-        token = self._sampler(logits)
-        if token in self.settings.stop:
-            self.finish = "stop"
-            return None
-        self.ids.append(token)
-        if len(self.ids) - self.prompt_tokens == self.settings.max_tokens:
-            self.finish = "length"
-        return token
+    @property
+    def reach(self) -> int:
+        """Tokens that it can have at most."""
+        return self.handle.prompt_tokens + self.settings.max_tokens
 
-    def result(self) -> Generation:
-        assert self.finish is not None
-        return Generation(self.ids[: self.prompt_tokens], self.ids[self.prompt_tokens :], self.finish)
+    def until_boundary(self) -> int:
+        """Tokens up to the next place after which its state is worth remembering."""
+        place = bisect_right(self.boundaries, self.computed)
+        return self.boundaries[place] - self.computed if place < len(self.boundaries) else self.waiting
+
+    def choose(self, logits: Tensor) -> Event:
+        """The next token from logits [vocab]: sets `finish` when it ends the request; a stop token is not part of it."""
+        token = self._sampler(self._penalised(logits), self._allowed(logits))
+        if token in self.settings.stop:
+            return self.end("stop")
+        self.ids.append(token)
+        self._answer[token] += 1
+        self.handle.completion_tokens += 1
+        text = self._stream.add(token) if self._stream else ""
+        shown, stopped = self._gate.add(text, self.handle.completion_tokens >= self.settings.min_tokens)
+        told = Event(tokens=(self._token(token, text, logits),), text=shown)
+        if stopped:
+            self.finish = "stop"
+            return replace(told, finish="stop")
+        if self.handle.completion_tokens == self.settings.max_tokens:
+            last = self.end("length")
+            return replace(told, text=told.text + last.text, finish=last.finish)
+        return told
+
+    def end(self, finish: Finish, error: str | None = None) -> Event:
+        """The last event, with the text that was held back."""
+        self.finish = finish
+        shown, stopped = self._gate.add(self._stream.rest() if self._stream else "", True)
+        return Event(text=shown if stopped else shown + self._gate.rest(), finish=finish, error=error)
+
+    def tell_prompt(self, logits: Tensor, first: int) -> None:
+        """Log-probabilities of the prompt's tokens after place `first`, from the logits [n, vocab] of the places before them."""
+        for row, place in zip(logits, range(first + 1, self.handle.prompt_tokens), strict=False):
+            self.handle.prompt_logprobs.append(self._token(self.ids[place], "", row))
+
+    def _penalised(self, logits: Tensor) -> Tensor:
+        sampling = self.settings.sampling
+        return penalised(logits, sampling, self._prompt, self._answer) if sampling.penalises else logits
+
+    def _allowed(self, logits: Tensor) -> Tensor | None:
+        """[vocab] bool: nothing may end an answer before it has its least length."""
+        if not self.settings.stop or self.handle.completion_tokens >= self.settings.min_tokens:
+            return None
+        return torch.ones_like(logits, dtype=torch.bool).index_fill(0, torch.tensor(self.settings.stop, device=logits.device), False)
+
+    def _token(self, token: int, text: str, logits: Tensor) -> Token:
+        if self.settings.logprobs is None and not self.settings.prompt_logprobs:
+            return Token(token, text)
+        logprobs = logits.log_softmax(-1)
+        best = logprobs.topk(min(self.settings.logprobs or 0, len(logprobs)))
+        return Token(token, text, float(logprobs[token]), tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)))

@@ -10,8 +10,8 @@ from pydantic import Field
 from amaru.config import Config
 from amaru.errors import ConfigError
 from amaru.models.decoder import Decoder
-from amaru.serve.generate import CHUNK_TOKENS, Work, advance
-from amaru.serve.state_pool import StatePool
+from amaru.models.state import DecoderState
+from amaru.serve.forward import CHUNK_TOKENS, Work, advance
 
 
 class Timing(Config):
@@ -55,12 +55,12 @@ def measure(decoder: Decoder, timing: Timing = Timing()) -> Speed:  # noqa: B008
     what the caches hold, only on how far they reach.
     """
     weight = decoder.embedding.weight
-    pool = StatePool(decoder, timing.batch, timing.context)
+    state = decoder.new_state(timing.batch, timing.context)
     return Speed(
         prefill=_prefill(decoder, timing),
-        decode=_decode(decoder, pool, timing),
+        decode=_decode(decoder, state, timing),
         weight_bytes=sum(parameter.nbytes for parameter in decoder.parameters()),
-        state_bytes=pool.bytes,
+        state_bytes=state.bytes,
         timing=timing,
         dtype=str(decoder.compute_dtype or weight.dtype).removeprefix("torch."),
         device=str(weight.device) if weight.device.type == "cpu" else torch.cuda.get_device_name(weight.device),
@@ -69,22 +69,22 @@ def measure(decoder: Decoder, timing: Timing = Timing()) -> Speed:  # noqa: B008
 
 
 def _prefill(decoder: Decoder, timing: Timing) -> float:
-    pool = StatePool(decoder, 1, timing.prompt)
+    state = decoder.new_state(1, timing.prompt)
     ids = _random_ids(decoder, timing.prompt, timing.seed)
 
     def run() -> None:
         for start in range(0, timing.prompt, CHUNK_TOKENS):
-            advance(decoder, pool.state, [Work(ids[start : start + CHUNK_TOKENS], start, 0)])
+            advance(decoder, state, [Work(ids[start : start + CHUNK_TOKENS], start, 0)])
 
     return timing.prompt / _median_seconds(run, decoder, timing.repeats)
 
 
-def _decode(decoder: Decoder, pool: StatePool, timing: Timing) -> float:
+def _decode(decoder: Decoder, state: DecoderState, timing: Timing) -> float:
     ids = _random_ids(decoder, timing.batch, timing.seed)
 
     def run() -> None:
         for position in range(timing.context - timing.steps, timing.context):
-            advance(decoder, pool.state, [Work([token], position, slot) for slot, token in enumerate(ids)])
+            advance(decoder, state, [Work([token], position, slot) for slot, token in enumerate(ids)])
 
     return timing.batch * timing.steps / _median_seconds(run, decoder, timing.repeats)
 

@@ -1,21 +1,40 @@
 """The pages of each sequence put in a row, then attention as everywhere: simple, and the oracle of what reads pages in place."""
 
-from typing import Any
-
+import torch
 from torch import Tensor
 
+from amaru.ops.arguments import sequence_lengths
 from amaru.ops.attention import attention
 
 
 def paged_attention(
-    q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, *, cu_seqlens: Tensor, lengths: Tensor, **asked: Any
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    pages: Tensor,
+    *,
+    cu_seqlens: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int | None = None,
+    sinks: int = 0,
 ) -> Tensor:
-    ends = lengths.tolist()
-    rows = [[_row(pool, table, end).to(q.dtype) for table, end in zip(pages, ends, strict=True)] for pool in (keys, values)]
-    return attention(q, *rows, cu_seqlens=cu_seqlens, **asked)
+    spans = [
+        (end, end if window is None else min(sinks, end), 0 if window is None else max(sinks, end - new - window))
+        for end, new in zip(lengths.tolist(), sequence_lengths(cu_seqlens, len(q)), strict=True)
+    ]
+    rows = [[_row(pool, table, *span).to(q.dtype) for table, span in zip(pages, spans, strict=True)] for pool in (keys, values)]
+    return attention(q, *rows, cu_seqlens=cu_seqlens, scale=scale, window=window, sinks=sinks)
 
 
-def _row(pool: Tensor, table: Tensor, end: int) -> Tensor:
-    """[end, kv_heads, channels]: a sequence's places in order; a page that was given away reads as any other."""
-    needed = table[: -(-end // pool.shape[1])].clamp(0, len(pool) - 1)
-    return pool[needed].flatten(0, 1)[:end]
+def _row(pool: Tensor, table: Tensor, end: int, sinks: int, begin: int) -> Tensor:
+    """[places, kv_heads, channels]: the first `sinks` places and those from `begin` to `end`.
+
+    What lies between is behind everyone's window; left out, it changes no distance that counts.
+    """
+    page = pool.shape[1]
+    if begin <= sinks:
+        return pool[table[: -(-end // page)]].flatten(0, 1)[:end]
+    first = begin // page
+    near = pool[table[first : -(-end // page)]].flatten(0, 1)[begin - first * page : end - first * page]
+    return torch.cat([pool[table[: -(-sinks // page)]].flatten(0, 1)[:sinks], near])
