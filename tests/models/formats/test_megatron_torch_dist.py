@@ -13,6 +13,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
 from amaru.errors import CheckpointError
+from amaru.models.formats.megatron.checkpoint import opened
 from amaru.models.formats.megatron.folder import Directory
 from amaru.models.formats.megatron.torch_dist import TorchDist
 from amaru.models.formats.megatron.torch_dist_writer import Piece, write_torch_dist
@@ -179,12 +180,12 @@ NONE = "is not a JSON object"
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [('{"sharded_backend": "zarr"}', "of kind 'zarr'; amaru reads 'torch_dist'"), ("[" * 10**5, NONE), ("[]", NONE)],
+    [('{"sharded_backend": "fsdp"}', "of kind 'fsdp'; amaru reads 'torch_dist' and 'zarr'"), ("[" * 10**5, NONE), ("[]", NONE)],
 )
 def test_other_backends_are_named(checkpoint, text, sentence):
     (checkpoint / "metadata.json").write_text(text)
     with pytest.raises(CheckpointError, match=sentence):
-        TorchDist(Directory(checkpoint))
+        opened(Directory(checkpoint))
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", pickle.dumps({"a": 1}), pickle.dumps([])])

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import json
 import shutil
 import tarfile
@@ -140,6 +141,54 @@ def test_an_archive_with_a_distributed_checkpoint(tmp_path, unpacked):
     read = NemoArchive(tmp_path / ("m" if unpacked else "m.nemo"))
     assert read.config == source.config
     assert all(torch.equal(read.read(name), source.read(name)) for name in source.names)
+
+
+def write_zarr(directory, tensors, cut):
+    """Arrays as Megatron kept them: bfloat16 by its name, whole chunks even where the array ends inside one."""
+    for name, tensor in tensors.items():
+        grid = [-(-size // pieces) for size, pieces in zip(tensor.shape, (*cut, 1, 1), strict=False)]
+        (directory / name).mkdir(parents=True)
+        described = {"chunks": grid, "compressor": None, "dtype": "bfloat16", "fill_value": None, "filters": None, "order": "C"}
+        (directory / name / ".zarray").write_text(json.dumps(described | {"shape": list(tensor.shape), "zarr_format": 2}))
+        for place in itertools.product(*(range(-(-size // step)) for size, step in zip(tensor.shape, grid, strict=True))):
+            padded = torch.full(grid, 9.0, dtype=torch.bfloat16)
+            part = tensor[tuple(slice(at * step, (at + 1) * step) for at, step in zip(place, grid, strict=True))]
+            padded[tuple(slice(size) for size in part.shape)] = part
+            (directory / name / ".".join(map(str, place))).write_bytes(padded.view(torch.int16).numpy().tobytes())
+    (directory / "metadata.json").write_text('{"sharded_backend": "zarr", "sharded_backend_version": 1}')
+
+
+@pytest.mark.parametrize("cut", [(1, 1, 1), (3, 4, 2), (2, 3, 3)])
+def test_an_archive_of_zarr_arrays(tmp_path, cut):
+    source = model_at(tmp_path / "a", dense(2), torch.bfloat16)
+    write_zarr(tmp_path / "weights", {f"model.{name}": tensor for name, tensor in stacked(expected_tensors(source)).items()}, cut)
+    packed(tmp_path / "m.nemo", model_config(source.config), lambda archive: archive.add(tmp_path / "weights", "./model_weights"))
+    read = NemoArchive(tmp_path / "m.nemo")
+    assert read.config == source.config
+    for name in source.names:
+        assert torch.equal(read.read(name), source.read(name)) and torch.equal(read.rows(name, 3, 7), source.rows(name, 3, 7)), name
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"compressor": {"id": "zstd"}}, "is no plain array"),
+        ({"dtype": "<i4"}, "is no plain array"),
+        ({"chunks": [0, 19]}, "is no plain array"),
+        ({"chunks": [1, 1], "shape": [2**40, 2**20]}, "at most 1,000,000 are read"),
+        ({"shape": "x"}, "has no description of a zarr array"),
+        ({"shape": [2**50, 19], "chunks": [2**50, 19]}, "is missing or has not"),
+        ({"shape": [61, 19]}, "is missing or has not"),
+    ],
+)
+def test_zarr_arrays_that_cannot_be_true(tmp_path, changed, sentence):
+    source = model_at(tmp_path / "a", dense(0), torch.bfloat16)
+    write_zarr(tmp_path / "model_weights", stacked(expected_tensors(source)), (1, 1, 1))
+    path = tmp_path / "model_weights" / "output_layer.weight" / ".zarray"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(model_config(source.config)))
+    with pytest.raises(CheckpointError, match=sentence):
+        NemoArchive(tmp_path)
 
 
 def one_rank(source):

@@ -1,7 +1,6 @@
 """NeMo: directories of NeMo 2 (weights/ and context/) in and out, and the older .nemo archives in."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from amaru.models.families import read_json
 from amaru.models.formats.fiddle import Call, graph
 from amaru.models.formats.megatron.archive import TorchArchive
 from amaru.models.formats.megatron.arguments import scheme_of, write_arguments
-from amaru.models.formats.megatron.checkpoint import MegatronCheckpoint, Said, settings
+from amaru.models.formats.megatron.checkpoint import MegatronCheckpoint, Said, opened, settings
+from amaru.models.formats.megatron.chunked import Box, Chunk, Chunked, ChunkedTensors, within
 from amaru.models.formats.megatron.export import check_ranks, refuse_to_replace, write_iteration
 from amaru.models.formats.megatron.folder import Directory, Folder, Range, Tar
-from amaru.models.formats.megatron.torch_dist import Chunk, Chunked, TorchDist
 from amaru.models.formats.restricted_unpickler import StoredTensor
 from amaru.models.source import Source
 
@@ -61,14 +60,15 @@ class NemoCheckpoint(MegatronCheckpoint):
         self.directory = self.path / WEIGHTS
         if not self.directory.is_dir():
             raise CheckpointError(f"{path} has no directory {WEIGHTS}, so it is no checkpoint of NeMo 2.")
-        self._open(TorchDist(Directory(self.directory)), _context(self.path / CONTEXT), self.directory / "config.json")
+        self._open(opened(Directory(self.directory)), _context(self.path / CONTEXT), self.directory / "config.json")
 
 
 class NemoArchive(MegatronCheckpoint):
     """`NemoArchive("nemotron-4.nemo").read("embedding.weight")`: read where it lies in the archive, nothing is unpacked.
 
-    The weights may be a distributed checkpoint of any number of ranks, or the one file of a single rank. The config is that of
-    `model_config.yaml`. A directory with the same contents is read too. Raises `CheckpointError` as `MegatronCheckpoint` does.
+    The weights may be a distributed checkpoint of any number of ranks (in zarr too, as Nemotron-4 340B has them), or the one file of
+    a single rank. The config is that of `model_config.yaml`. A directory with the same contents is read too. Raises
+    `CheckpointError` as `MegatronCheckpoint` does.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -83,20 +83,19 @@ class NemoArchive(MegatronCheckpoint):
         self._open(_archived(folder), said, self.path / "config.json")
 
 
-class OneFile:
-    """The tensors of a state dict that `torch.save` wrote, as `TorchDist` has those of a distributed checkpoint."""
+class OneFile(ChunkedTensors):
+    """The tensors of a state dict that `torch.save` wrote, each of them one chunk."""
 
     def __init__(self, file: Range) -> None:
         self.path, self._archive = file.path, TorchArchive(file)
         held = self._archive.contents
         inner = held.get("state_dict", held) if isinstance(held, dict) else {}
         self._places = {name: value for name, value in inner.items() if isinstance(name, str) and isinstance(value, StoredTensor)}
-        self.tensors: Mapping[str, Chunked] = {name: _whole(place) for name, place in self._places.items()}
+        self.tensors = {name: _whole(place) for name, place in self._places.items()}
 
-    def rows(self, name: str, start: int, stop: int, layer: int | None = None) -> Tensor:
-        if layer is not None:
-            return self._archive.read(self._places[name], layer, layer + 1)[0, start:stop]
-        return self._archive.read(self._places[name], start, stop)
+    def part(self, name: str, chunk: Chunk, wanted: Box) -> Tensor:
+        start, stop = wanted[0]
+        return self._archive.read(self._places[name], start, stop)[(slice(None), *within(wanted, chunk.box)[1:])]
 
 
 def export(source: Source, path: str | Path, *, ranks: int = 1, dtype: torch.dtype | None = None) -> None:
@@ -139,12 +138,12 @@ def _leaf(item: Any) -> tuple[str, Any]:
     return str(name).removeprefix("Attr(name='").removesuffix("')"), value
 
 
-def _archived(folder: Directory | Tar) -> "TorchDist | OneFile":
+def _archived(folder: Folder) -> ChunkedTensors:
     if file := folder.find(ARCHIVED):
         return OneFile(file)
-    inside: Folder = folder.inside("model_weights") if isinstance(folder, Tar) else Directory(folder.path / "model_weights")
+    inside = folder.inside("model_weights")
     if inside.find("metadata.json") or inside.find(".metadata"):
-        return TorchDist(inside)
+        return opened(inside)
     raise CheckpointError(
         f"{folder.path} has neither {ARCHIVED} nor model_weights/metadata.json; the files of several ranks "
         "(mp_rank_00, tp_rank_00_pp_rank_000) are to be merged with NeMo first."

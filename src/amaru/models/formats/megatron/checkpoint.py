@@ -1,10 +1,11 @@
 """A Megatron checkpoint as a source: our config, and tensors under our names, read as they are asked for."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import yaml
@@ -18,22 +19,14 @@ from amaru.models.families import family_of, read_json
 from amaru.models.families.fields import LARGEST_JSON
 from amaru.models.formats.megatron.archive import TorchArchive
 from amaru.models.formats.megatron.arguments import read_arguments, scheme_of, write_arguments
+from amaru.models.formats.megatron.chunked import ChunkedTensors
 from amaru.models.formats.megatron.folder import Directory, Folder, Range
 from amaru.models.formats.megatron.gather import Readable, gather
 from amaru.models.formats.megatron.layouts import Packed, Place, Scheme, packed_tensors
-from amaru.models.formats.megatron.torch_dist import Chunked, TorchDist
+from amaru.models.formats.megatron.torch_dist import TorchDist
+from amaru.models.formats.megatron.zarr import Zarr
 from amaru.models.formats.restricted_unpickler import Record
 from amaru.models.tensor_file import listed
-
-
-class Held(Protocol):
-    """Tensors by their names in a file, of which some rows can be read."""
-
-    path: Path
-    tensors: Mapping[str, Chunked]
-
-    def rows(self, name: str, start: int, stop: int, layer: int | None = None) -> Tensor: ...
-
 
 Said = tuple[Mapping[str, Any], str]
 """What was said of a model, and where."""
@@ -67,9 +60,9 @@ class MegatronCheckpoint:
             raise CheckpointError(f"There is no checkpoint directory {path}.")
         self.directory = iteration_directory(self.path)
         folder = Directory(self.directory)
-        self._open(TorchDist(folder), arguments(folder), self.directory / "config.json")
+        self._open(opened(folder), arguments(folder), self.directory / "config.json")
 
-    def _open(self, held: Held, said: Said | None, config: Path) -> None:
+    def _open(self, held: ChunkedTensors, said: Said | None, config: Path) -> None:
         self._held = held
         self.notes: list[str] = []
         self._names = _by_canonical_name(held.tensors)
@@ -174,6 +167,18 @@ def iteration_directory(path: Path) -> Path:
     if not directory.is_dir():
         raise CheckpointError(f"{path} lacks the directory {directory.name} that {TRACKER} names.")
     return directory
+
+
+def opened(folder: Folder) -> ChunkedTensors:
+    """The tensors of a distributed checkpoint, of the kind that its `metadata.json` names."""
+    file = folder.find("metadata.json")
+    try:
+        kind = json.loads(file.bytes(LARGEST_JSON)).get("sharded_backend") if file else "torch_dist"
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{folder.path / 'metadata.json'} is not a JSON object: {error}.") from None
+    if kind not in ("torch_dist", "zarr"):
+        raise CheckpointError(f"{folder.path} is a Megatron checkpoint of kind {str(kind)[:40]!r}; amaru reads 'torch_dist' and 'zarr'.")
+    return TorchDist(folder) if kind == "torch_dist" else Zarr(folder)
 
 
 def arguments(folder: Folder) -> Said | None:

@@ -30,6 +30,10 @@ class Folder(Protocol):
     path: Path
 
     def find(self, name: str) -> Range | None: ...
+    def inside(self, name: str) -> "Folder": ...
+    def with_file(self, name: str) -> list[str]:
+        """The directories directly inside that hold a file of this name."""
+        ...
 
 
 class Directory:
@@ -39,6 +43,12 @@ class Directory:
     def find(self, name: str) -> Range | None:
         file = self.path / name
         return Range(file, 0, file.stat().st_size) if file.is_file() else None
+
+    def inside(self, name: str) -> "Directory":
+        return Directory(self.path / name)
+
+    def with_file(self, name: str) -> list[str]:
+        return sorted(each.name for each in self.path.iterdir() if (each / name).is_file()) if self.path.is_dir() else []
 
 
 class Tar:
@@ -70,6 +80,6 @@ class Tar:
     def find(self, name: str) -> Range | None:
         return self._files.get(self._inside + name)
 
-    @property
-    def names(self) -> list[str]:
-        return sorted(self._files)
+    def with_file(self, name: str) -> list[str]:
+        parts = (file.removeprefix(self._inside).split("/") for file in self._files if file.startswith(self._inside))
+        return sorted(first for first, *rest in parts if rest == [name])
