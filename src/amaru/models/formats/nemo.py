@@ -14,16 +14,17 @@ from amaru.models.decoder import DecoderConfig
 from amaru.models.families import read_json
 from amaru.models.formats.fiddle import Call, graph
 from amaru.models.formats.megatron.archive import TorchArchive
-from amaru.models.formats.megatron.arguments import scheme_of, write_arguments
+from amaru.models.formats.megatron.arguments import write_arguments
 from amaru.models.formats.megatron.checkpoint import MegatronCheckpoint, Said, opened, settings
 from amaru.models.formats.megatron.chunked import Box, Chunk, Chunked, ChunkedTensors, within
 from amaru.models.formats.megatron.export import check_ranks, refuse_to_replace, write_iteration
 from amaru.models.formats.megatron.folder import Directory, Folder, Range, Tar
+from amaru.models.formats.megatron.supported import scheme_of
 from amaru.models.formats.restricted_unpickler import StoredTensor
 from amaru.models.source import Source
 
 WEIGHTS, CONTEXT = "weights", "context"
-ARCHIVED = "model_weights.ckpt"
+MODEL_CONFIG, ARCHIVED = "model_config.yaml", "model_weights.ckpt"
 
 # The model and config classes of NeMo 2 whose defaults are these families.
 CLASSES = {
@@ -76,10 +77,10 @@ class NemoArchive(MegatronCheckpoint):
         if not self.path.exists():
             raise CheckpointError(f"There is no archive {path}.")
         folder = Directory(self.path) if self.path.is_dir() else Tar(self.path)
-        config = folder.find("model_config.yaml")
+        config = folder.find(MODEL_CONFIG)
         if config is None:
-            raise CheckpointError(f"{path} has no model_config.yaml, so it is no .nemo archive.")
-        said = settings(config), f"model_config.yaml of {path}"
+            raise CheckpointError(f"{path} has no {MODEL_CONFIG}, so it is no .nemo archive.")
+        said = settings(config), f"{MODEL_CONFIG} of {path}"
         self._open(_archived(folder), said, self.path / "config.json")
 
 

@@ -18,11 +18,12 @@ from amaru.models.decoder import DecoderConfig
 from amaru.models.families import family_of, read_json
 from amaru.models.families.fields import LARGEST_JSON
 from amaru.models.formats.megatron.archive import TorchArchive
-from amaru.models.formats.megatron.arguments import read_arguments, scheme_of, write_arguments
+from amaru.models.formats.megatron.arguments import read_arguments, write_arguments
 from amaru.models.formats.megatron.chunked import ChunkedTensors
 from amaru.models.formats.megatron.folder import Directory, Folder, Range
 from amaru.models.formats.megatron.gather import Readable, gather
 from amaru.models.formats.megatron.layouts import Packed, Place, Scheme, packed_tensors
+from amaru.models.formats.megatron.supported import scheme_of
 from amaru.models.formats.megatron.torch_dist import TorchDist
 from amaru.models.formats.megatron.zarr import Zarr
 from amaru.models.formats.restricted_unpickler import Record

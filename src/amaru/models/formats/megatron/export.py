@@ -15,10 +15,11 @@ from amaru.config.atomic import atomic_directory
 from amaru.errors import CheckpointError
 from amaru.models.decoder import DecoderConfig
 from amaru.models.families import family_for
-from amaru.models.formats.megatron.arguments import scheme_of, write_arguments
+from amaru.models.formats.megatron.arguments import write_arguments
 from amaru.models.formats.megatron.checkpoint import TRACKER
 from amaru.models.formats.megatron.gather import Readable, gather
 from amaru.models.formats.megatron.layouts import Packed, engine_objects, packed_tensors
+from amaru.models.formats.megatron.supported import scheme_of
 from amaru.models.formats.megatron.torch_dist_writer import Piece, write_torch_dist
 from amaru.models.source import Source
 
