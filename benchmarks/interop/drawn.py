@@ -8,6 +8,7 @@ import torch
 from amaru.models import Decoder, DecoderConfig
 from amaru.models.pattern import layers_from_pattern
 from amaru.nn import MLP, Attention, Mamba2
+from amaru.nn.moe import MoE
 
 PATTERNS = ("M-M*-M-", "MM-*-M*-", "M*M--M-")
 
@@ -51,6 +52,23 @@ def partly(seed: int) -> DecoderConfig:
         return layer
 
     return replace(config, layers=tuple(other(layer) for layer in config.layers))  # type: ignore[arg-type]
+
+
+def experts(seed: int) -> DecoderConfig:
+    """Nemotron-3: a mixture of experts in the place of every MLP, in groups for some seeds, behind a latent projection for others."""
+    draw, config = random.Random(seed), even(seed)
+    groups = draw.choice((1, 2))
+    moe = MoE(
+        experts=8,
+        top_k=draw.choice((2, 3)),
+        ffn=draw.choice((40, 72)),
+        shared_ffn=draw.choice((96, 136)),
+        groups=groups,
+        top_groups=1,
+        scale=2.5,
+        latent=draw.choice((None, 48)),
+    )
+    return replace(config, layers=tuple(moe if isinstance(layer, MLP) else layer for layer in config.layers))  # type: ignore[arg-type]
 
 
 @torch.no_grad()

@@ -2,9 +2,9 @@
 
     python benchmarks/interop/greedy.py runs/demo/parent/model --transformers .venv/bin/python --vllm V/bin/python --llama L/bin/python
 
-CHECKPOINT may be even:SEED, partly:SEED or uneven:SEED, a small model with drawn widths and weights. What all are held against is
-amaru in fp32 on the weights as they are stored for that dtype. Where an engine parts from it, the place is told, and how far apart
-the two best logits are there in fp32. Exit 1 when one parts where they are not near.
+CHECKPOINT may be even:SEED, partly:SEED, uneven:SEED or experts:SEED, a small model with drawn widths and weights (drawn.py). What
+all are held against is amaru in fp32 on the weights as they are stored for that dtype. Where an engine parts from it, the place is
+told, and how far apart the two best logits are there in fp32. Exit 1 when one parts where they are not near.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from drawn import drawn, even, partly, uneven
+from drawn import drawn, even, experts, partly, uneven
 
 from amaru import __version__
 from amaru.data.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ LENGTHS = (1, 2, 7, 61, 150)
 # bf16 rounds each of tens of additions to the residual stream to 2^-9, and llama.cpp rounds activations to 8 bits beside q8_0 weights.
 NEAR = {"float32": 1e-4, "bfloat16": 2**-6, "q8_0": 2**-6}
 ENGINES = {"float32": ("transformers", "vllm", "llama"), "bfloat16": ("transformers", "vllm", "llama"), "q8_0": ("llama",)}
-DRAWN = {"even": even, "partly": partly, "uneven": uneven}
+DRAWN = {"even": even, "partly": partly, "uneven": uneven, "experts": experts}
 GGUF_TYPES = {"float32": "f32", "bfloat16": "bf16", "q8_0": "q8_0"}
 
 

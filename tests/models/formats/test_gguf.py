@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
-from tests.models.random_models import random_config, random_model
+from tests.models.random_models import random_config, random_model, random_moe
 from tokenizers import Regex, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
@@ -26,6 +26,7 @@ from amaru.models import Decoder, DecoderConfig
 from amaru.models.formats.gguf import GGUF, TYPES, refuses, remarks, write
 from amaru.models.formats.gguf.vocabulary import CUTS, vocabulary
 from amaru.nn import MLP, Attention, Mamba2
+from amaru.nn.moe import MoE
 from amaru.nn.rope import Rope
 
 PATTERN = "M-*M-*-"
@@ -39,6 +40,10 @@ def model(seed: int = 0, *, tied: bool = False, dtype: torch.dtype = torch.float
     assert isinstance(layers[2], Attention)
     layers[5] = replace(layers[2], query_heads=6, kv_heads=2)
     return random_model(replace(config, layers=tuple(layers)), seed, dtype)
+
+
+def with_experts(seed: int, dtype: torch.dtype = torch.float32) -> Decoder:
+    return random_model(random_config(seed, "ME*ME"), seed, dtype)
 
 
 def reader(decoder: Decoder) -> Callable[[str], Tensor]:
@@ -121,6 +126,41 @@ def test_q8_0_is_within_half_a_step_of_each_block(tmp_path: Path) -> None:
     assert (np.abs(found["blk.1.ffn_down.weight"] - weight).reshape(-1, 32) <= steps * (0.5 + 127 * 2**-11)).all()
     assert types["blk.4.ffn_down.weight"] == "BF16"  # rows of 9 numbers make no block of 32
     assert counts == {kind.lower(): list(types.values()).count(kind) for kind in set(types.values())}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mixture_of_experts_is_llama_cpp_s_other_architecture(seed: int, tmp_path: Path) -> None:
+    decoder = with_experts(seed)
+    moe = decoder.config.layers[1]
+    assert isinstance(moe, MoE)
+    path = written(tmp_path / "model.gguf", decoder, "f32")
+    found, keys, weights = theirs(path), fields(path), decoder.state_dict()
+    asked = {
+        "general.architecture": "nemotron_h_moe",
+        "nemotron_h_moe.feed_forward_length": [0, moe.ffn, 0, 0, moe.ffn],
+        "nemotron_h_moe.expert_count": moe.experts,
+        "nemotron_h_moe.expert_used_count": moe.top_k,
+        "nemotron_h_moe.expert_feed_forward_length": moe.ffn,
+        "nemotron_h_moe.expert_shared_feed_forward_length": moe.shared_ffn,
+        "nemotron_h_moe.expert_group_count": moe.groups,
+        "nemotron_h_moe.expert_group_used_count": moe.top_groups,
+        "nemotron_h_moe.expert_weights_norm": moe.normalised,
+        "nemotron_h_moe.expert_weights_scale": pytest.approx(moe.scale, rel=1e-7),
+    } | ({"nemotron_h_moe.moe_latent_size": moe.latent} if moe.latent else {})
+    assert {name: keys.get(name) for name in asked} == asked
+    expected = {
+        "ffn_gate_inp.weight": "gate.weight",
+        "exp_probs_b.bias": "gate.e_score_correction_bias",
+        "ffn_up_exps.weight": "experts.up_proj",
+        "ffn_down_exps.weight": "experts.down_proj",
+        "ffn_up_shexp.weight": "shared_experts.up_proj.weight",
+        "ffn_down_shexp.weight": "shared_experts.down_proj.weight",
+    } | ({"ffn_latent_down.weight": "fc1_latent_proj.weight", "ffn_latent_up.weight": "fc2_latent_proj.weight"} if moe.latent else {})
+    for name, ours in expected.items():
+        assert np.array_equal(found[f"blk.4.{name}"], weights[f"layers.4.mixer.{ours}"].numpy()), name
+    back = GGUF(path)
+    assert [layer for layer in back.config.layers if isinstance(layer, MoE)] == [moe, moe]
+    assert all(torch.equal(back.read(name), weights[name]) for name in back.names if not name.endswith("A_log"))
 
 
 def test_what_a_user_should_know_is_said() -> None:
@@ -313,6 +353,8 @@ REFUSED: dict[str, tuple[DecoderConfig, str]] = {
     "another activation": (changed(1, activation="silu"), "no layer like layer 1"),
     "LayerNorm": (replace(model().config, norm="layernorm1p"), "RMSNorm"),
     "no Mamba": (random_config(0, "*-*"), "needs Mamba and attention layers, and this stack has 0 and 2"),
+    "experts that differ": (replace(with_experts(0).config, layers=(*with_experts(0).config.layers, random_moe(3))), "one shape for all"),
+    "experts and MLPs": (replace(with_experts(0).config, layers=(*with_experts(0).config.layers, MLP(ffn=9))), "one shape for all"),
     "no attention": (random_config(0, "M-M"), "needs Mamba and attention layers, and this stack has 2 and 0"),
 }
 

@@ -1,4 +1,4 @@
-"""What a GGUF file says of the stack, in the words of llama.cpp's nemotron_h: feed-forward and KV widths are lists, one entry a layer."""
+"""What a GGUF file says of the stack, in llama.cpp's words: feed-forward widths and KV heads are lists, one entry a layer."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,24 +14,29 @@ from amaru.nn.attention import Attention
 from amaru.nn.layer import LayerConfig
 from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
+from amaru.nn.moe import MoE
 
-ARCHITECTURE = "nemotron_h"
+DENSE, EXPERTS = "nemotron_h", "nemotron_h_moe"  # llama.cpp's two architectures: with MLPs, or with experts in their place
 UNIFORM = "pad it to one width first (amaru convert --uniform)"
 
 
+def architecture(config: DecoderConfig) -> str:
+    return EXPERTS if _of(config, MoE) else DENSE
+
+
 def refuses(config: DecoderConfig) -> str | None:
-    """Why llama.cpp's nemotron_h cannot hold this stack; None when it can.
+    """Why llama.cpp cannot hold this stack; None when it can.
 
     It keeps a feed-forward width and head counts for each layer, one width for all Mamba layers, and one head width.
     """
     for index, layer in enumerate(config.layers):
         if not _is_plain(layer):
-            return f"llama.cpp's {ARCHITECTURE} has no layer like layer {index} ({layer.kind}: {layer.describe()})"
+            return f"llama.cpp's {DENSE} has no layer like layer {index} ({layer.kind}: {layer.describe()})"
     if config.norm != "rmsnorm" or config.meta_tokens:
-        return f"llama.cpp's {ARCHITECTURE} has RMSNorm and no meta tokens"
-    mamba, attention = _of(config, Mamba2), _of(config, Attention)
+        return f"llama.cpp's {DENSE} has RMSNorm and no meta tokens"
+    mamba, attention, experts = (_of(config, kind) for kind in (Mamba2, Attention, MoE))
     if not mamba or not attention:
-        return f"llama.cpp's {ARCHITECTURE} needs Mamba and attention layers, and this stack has {len(mamba)} and {len(attention)}"
+        return f"llama.cpp's {DENSE} needs Mamba and attention layers, and this stack has {len(mamba)} and {len(attention)}"
     if any(layer.time_step_limit != (0.0, math.inf) for layer in mamba):
         return f"GGUF cannot say that dt is clamped, and this model clamps it to {mamba[0].time_step_limit}"
     widths = {replace(layer, chunk_size=1) for layer in mamba}
@@ -40,6 +45,8 @@ def refuses(config: DecoderConfig) -> str | None:
     channels = {layer.channels for layer in attention}
     if len(channels) > 1:
         return f"GGUF holds one head width for all attention layers, and this model has {len(channels)}; {UNIFORM}"
+    if len(set(experts)) > 1 or (experts and _of(config, MLP)):
+        return "GGUF holds one shape for all feed-forward layers of a stack with experts, and here they differ"
     return None
 
 
@@ -47,7 +54,7 @@ def write_metadata(config: DecoderConfig) -> dict[str, Any]:
     """The keys of `config`; raises `CheckpointError` for a stack that `refuses`."""
     if reason := refuses(config):
         raise CheckpointError(f"This model cannot be written as GGUF: {reason}.")
-    mamba, attention = _of(config, Mamba2)[0], _of(config, Attention)
+    mamba, attention, experts = _of(config, Mamba2)[0], _of(config, Attention), _of(config, MoE)
     heads = [layer.query_heads for layer in attention]
     values = {
         "block_count": len(config.layers),
@@ -68,50 +75,110 @@ def write_metadata(config: DecoderConfig) -> dict[str, Any]:
         "ssm.time_step_rank": mamba.heads,
         "ssm.group_count": mamba.groups,
     }
-    return {f"{ARCHITECTURE}.{name}": value for name, value in values.items()}
+    name = architecture(config)
+    return {f"{name}.{key}": value for key, value in (values | (_write_experts(experts[0]) if experts else {})).items()}
+
+
+def _write_experts(layer: MoE) -> dict[str, Any]:
+    values = {
+        "expert_count": layer.experts,
+        "expert_used_count": layer.top_k,
+        "expert_feed_forward_length": layer.ffn,
+        "expert_shared_count": 1,
+        "expert_shared_feed_forward_length": layer.shared_ffn,
+        "expert_group_count": layer.groups,
+        "expert_group_used_count": layer.top_groups,
+        "expert_weights_norm": layer.normalised,
+        "expert_weights_scale": layer.scale,
+    }
+    return values if layer.latent is None else values | {"moe_latent_size": layer.latent}
 
 
 def read_metadata(values: Mapping[str, Any], tied: bool) -> DecoderConfig:
     """The inverse; a layer without KV heads and feed-forward width is a Mamba layer. Raises `CheckpointError`."""
-    if values.get("general.architecture") != ARCHITECTURE:
-        found = str(values.get("general.architecture"))[:80]
-        raise CheckpointError(f"The metadata names the architecture {found}; amaru reads GGUF files of {ARCHITECTURE}.")
-
-    def integer(name: str) -> int:
-        return _value(values, name, lambda value: type(value) is int and value > 0, "a positive whole number")
-
-    count = _value(values, "block_count", lambda value: type(value) is int and 0 < value <= MOST_LAYERS, f"1 to {MOST_LAYERS}")
-
-    def each(name: str) -> list[int]:
-        found = _value(values, name, lambda value: type(value) is int or _fits(value, count), "one number, or one for each layer,")
-        return [found] * count if isinstance(found, int) else found
-
-    def layer(heads: int, kv_heads: int, ffn: int) -> LayerConfig:
-        if ffn:
-            return MLP(ffn=ffn)
-        if kv_heads:
-            return Attention(query_heads=heads, kv_heads=kv_heads, channels=integer("attention.key_length"))
-        rank, groups = integer("ssm.time_step_rank"), integer("ssm.group_count")
-        channels = integer("ssm.inner_size") // rank
-        return Mamba2(heads=rank, channels=channels, groups=groups, state=integer("ssm.state_size"), taps=integer("ssm.conv_kernel"))
-
+    name = values.get("general.architecture")
+    if name not in (DENSE, EXPERTS):
+        raise CheckpointError(f"The metadata names the architecture {str(name)[:80]}; amaru reads GGUF files of {DENSE} and {EXPERTS}.")
+    keys = _Keys(values, name)
+    count = keys.value("block_count", lambda value: type(value) is int and 0 < value <= MOST_LAYERS, f"1 to {MOST_LAYERS}")
+    listed = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
     try:
-        widths = zip(each("attention.head_count"), each("attention.head_count_kv"), each("feed_forward_length"), strict=True)
+        widths = zip(*(keys.each(key, count) for key in listed), strict=True)
         return DecoderConfig(
-            vocab=integer("vocab_size"),
-            hidden=integer("embedding_length"),
-            layers=tuple(layer(*width) for width in widths),  # type: ignore[arg-type]
-            norm_eps=_decimal(_value(values, "attention.layer_norm_rms_epsilon", lambda value: type(value) is float, "a number")),
+            vocab=keys.integer("vocab_size"),
+            hidden=keys.integer("embedding_length"),
+            layers=tuple(_layer(keys, *width) for width in widths),  # type: ignore[arg-type]
+            norm_eps=keys.decimal("attention.layer_norm_rms_epsilon"),
             tied=tied,
-            max_positions=integer("context_length"),
+            max_positions=keys.integer("context_length"),
         )
     except ConfigError as error:
         raise CheckpointError(f"The metadata describes no model: {error}") from None
 
 
+class _Keys:
+    """Values under an architecture's name, each checked as it is asked for."""
+
+    def __init__(self, values: Mapping[str, Any], architecture: str) -> None:
+        self.values, self.architecture = values, architecture
+
+    def value(self, key: str, is_right: Callable[[Any], bool], wanted: str) -> Any:
+        value = self.values.get(f"{self.architecture}.{key}")
+        if not is_right(value):
+            raise CheckpointError(f"The metadata sets {self.architecture}.{key} to {str(value)[:80]}; {wanted} is needed.")
+        return value
+
+    def integer(self, key: str) -> int:
+        return self.value(key, lambda value: type(value) is int and value > 0, "a positive whole number")
+
+    def flag(self, key: str) -> bool:
+        return self.value(key, lambda value: type(value) is bool, "true or false")
+
+    def decimal(self, key: str) -> float:
+        """A float32 as people wrote it: 1e-05, not 9.99999974e-06."""
+        return float(str(np.float32(self.value(key, lambda value: type(value) is float, "a number"))))
+
+    def each(self, key: str, count: int) -> list[int]:
+        """One for each layer; a single number stands for all."""
+        found = self.value(key, lambda value: type(value) is int or _is_list(value, count), "one number, or one for each layer,")
+        return [found] * count if isinstance(found, int) else found
+
+    def has(self, key: str) -> bool:
+        return f"{self.architecture}.{key}" in self.values
+
+
+def _layer(keys: _Keys, heads: int, kv_heads: int, ffn: int) -> LayerConfig:
+    if ffn:
+        return MLP(ffn=ffn) if keys.architecture == DENSE else _experts(keys)
+    if kv_heads:
+        return Attention(query_heads=heads, kv_heads=kv_heads, channels=keys.integer("attention.key_length"))
+    rank = keys.integer("ssm.time_step_rank")
+    return Mamba2(
+        heads=rank,
+        channels=keys.integer("ssm.inner_size") // rank,
+        groups=keys.integer("ssm.group_count"),
+        state=keys.integer("ssm.state_size"),
+        taps=keys.integer("ssm.conv_kernel"),
+    )
+
+
+def _experts(keys: _Keys) -> MoE:
+    return MoE(
+        experts=keys.integer("expert_count"),
+        top_k=keys.integer("expert_used_count"),
+        ffn=keys.integer("expert_feed_forward_length"),
+        shared_ffn=keys.integer("expert_shared_feed_forward_length"),
+        groups=keys.integer("expert_group_count"),
+        top_groups=keys.integer("expert_group_used_count"),
+        normalised=keys.flag("expert_weights_norm"),
+        scale=keys.decimal("expert_weights_scale"),
+        latent=keys.integer("moe_latent_size") if keys.has("moe_latent_size") else None,
+    )
+
+
 def _is_plain(layer: LayerConfig) -> bool:
     match layer:
-        case Mamba2():
+        case Mamba2() | MoE():
             return True
         case Attention():
             return layer.rope is None and not layer.bias
@@ -124,17 +191,5 @@ def _of(config: DecoderConfig, kind: type) -> list[Any]:
     return [layer for layer in config.layers if isinstance(layer, kind)]
 
 
-def _value(values: Mapping[str, Any], name: str, is_right: Callable[[Any], bool], wanted: str) -> Any:
-    value = values.get(f"{ARCHITECTURE}.{name}")
-    if not is_right(value):
-        raise CheckpointError(f"The metadata sets {ARCHITECTURE}.{name} to {str(value)[:80]}; {wanted} is needed.")
-    return value
-
-
-def _fits(value: Any, count: int) -> bool:
+def _is_list(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and all(type(entry) is int and entry >= 0 for entry in value)
-
-
-def _decimal(value: float) -> float:
-    """A float32 as people wrote it: 1e-05, not 9.99999974e-06."""
-    return float(str(np.float32(value)))

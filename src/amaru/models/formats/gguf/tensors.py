@@ -25,6 +25,14 @@ LAYER = {
     "mixer.o_proj.weight": "attn_output.weight",
     "mixer.up_proj.weight": "ffn_up.weight",
     "mixer.down_proj.weight": "ffn_down.weight",
+    "mixer.gate.weight": "ffn_gate_inp.weight",
+    "mixer.gate.e_score_correction_bias": "exp_probs_b.bias",
+    "mixer.experts.up_proj": "ffn_up_exps.weight",
+    "mixer.experts.down_proj": "ffn_down_exps.weight",
+    "mixer.shared_experts.up_proj.weight": "ffn_up_shexp.weight",
+    "mixer.shared_experts.down_proj.weight": "ffn_down_shexp.weight",
+    "mixer.fc1_latent_proj.weight": "ffn_latent_down.weight",
+    "mixer.fc2_latent_proj.weight": "ffn_latent_up.weight",
 }
 
 
@@ -52,11 +60,11 @@ def stored_shape(name: str, config: DecoderConfig) -> tuple[int, ...]:
 
 
 def stored_type(name: str, shape: tuple[int, ...], kind: str) -> str:
-    """`kind` for the matrices; fp32 for all else, as llama.cpp computes with it (its convolution takes nothing less).
+    """`kind` for the matrices; fp32 for all else, as llama.cpp computes with it (its convolution takes nothing less), and for routers.
 
     Rows that q8_0 cannot cut into blocks stay in bf16.
     """
-    if not name.endswith(("proj.weight", "embedding.weight", "head.weight")):
+    if not name.endswith(("proj.weight", "embedding.weight", "head.weight", "experts.up_proj", "experts.down_proj")):
         return "f32"
     return "bf16" if kind == "q8_0" and shape[-1] % BLOCK else kind
 

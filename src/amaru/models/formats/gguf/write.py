@@ -14,7 +14,7 @@ from amaru.data.tokenizer import Tokenizer
 from amaru.errors import BackendError, CheckpointError, ConfigError
 from amaru.models.decoder import DecoderConfig
 from amaru.models.formats.gguf.header import is_gguf
-from amaru.models.formats.gguf.metadata import ARCHITECTURE, write_metadata
+from amaru.models.formats.gguf.metadata import architecture, write_metadata
 from amaru.models.formats.gguf.tensors import BLOCK, TYPES, stored_name, stored_shape, stored_type, to_stored
 from amaru.models.formats.gguf.vocabulary import remark, vocabulary
 
@@ -39,7 +39,7 @@ def write(
     metadata = about | write_metadata(config) | words
     shapes, types = _stored(config, kind)
     with atomic_file(path) as temporary:
-        writer = gguf.GGUFWriter(temporary, ARCHITECTURE)
+        writer = gguf.GGUFWriter(temporary, architecture(config))
         try:
             _announce(gguf, writer, metadata, shapes, types)
             for name, shape in shapes.items():
