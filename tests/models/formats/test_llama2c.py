@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from amaru.errors import CheckpointError, DataError
 from amaru.models.checkpoint import assemble
@@ -276,3 +277,13 @@ def test_a_file_one_number_short_or_long_is_refused(tmp_path: Path) -> None:
             Llama2c(tmp_path / "model.bin")
     with pytest.raises(CheckpointError, match=r"no llama2\.c checkpoint"):
         Llama2c(tmp_path)
+
+
+def test_transformers_reads_the_tokenizer_as_it_is(tmp_path: Path) -> None:
+    tokens = vocabulary(PIECES)
+    tokenizer = read_tokenizer(write_tokenizer(tmp_path / "tok.bin", tokens), len(tokens))
+    tokenizer.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert [theirs(text, split_special_tokens=True)["input_ids"] for text in TEXTS] == tokenizer.encode_batch(TEXTS)
+    assert [theirs.decode(ids) for ids in tokenizer.encode_batch(TEXTS)] == [f"\n<s>\n{text}" for text in TEXTS]
+    assert (theirs.bos_token_id, theirs.eos_token_id, len(theirs)) == (1, 1, len(tokens))
