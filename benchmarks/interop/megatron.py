@@ -3,12 +3,14 @@
     python benchmarks/interop/megatron.py --python /path/to/environment/bin/python --json megatron.json
 
 The environment needs torch, megatron-core, einops and safetensors. Small models of random weights, no parameter at a trivial value,
-are written as checkpoints of several ranks; Megatron-Core loads each, computes logits on a CPU in fp32 and saves the model again; the
-logits are held against amaru's, and what it saved is read back. Exit 1 when any differs.
+are written as checkpoints of several ranks; Megatron-Core loads each, in as many tensor-parallel processes as another number says,
+computes logits on a CPU in fp32 and saves the model again; the logits are held against amaru's, and what it saved is read back.
+Exit 1 when any differs.
 """
 
 import argparse
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,7 @@ from amaru.nn.moe import MoE
 from amaru.nn.rope import Rope
 
 SIDE = Path(__file__).with_name("megatron_side.py")
+RANKS = ((1, 1), (4, 1), (1, 2), (4, 2))  # how many ranks the checkpoint is cut for, and how many processes load it
 TOLERANCE = 1e-4  # of the largest logit, in fp32
 
 WIDTHS = {
@@ -48,11 +51,12 @@ MODELS = {
 
 def main() -> int:
     asked = arguments()
-    results = [compared(name, ranks, asked.python) for name in asked.model or MODELS for ranks in (1, 2, 4)]
+    results = [compared(name, *ranks, asked.python) for name in asked.model or MODELS for ranks in RANKS]
     facts = {"amaru": __version__, "torch": torch.__version__, "models": results, "equal": all(each["equal"] for each in results)}
     for each in results:
         distance = f"logits {each['logits']:.1e} apart at a scale of {each['scale']:.2f}, saved again: {each['saved']}"
-        print(f"{each['model']:18} {each['ranks']} ranks   {distance}   {'equal' if each['equal'] else 'DIFFERENT'}")
+        title = f"{each['model']:18} cut for {each['ranks']}, loaded by {each['processes']}"
+        print(f"{title}   {distance}   {'equal' if each['equal'] else 'DIFFERENT'}")
     print(f"megatron-core {results[0]['side']['versions']['megatron-core']}: {'equal' if facts['equal'] else 'DIFFERENT'}")
     if asked.json:
         asked.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -67,18 +71,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compared(name: str, ranks: int, python: str) -> dict[str, Any]:
+def compared(name: str, ranks: int, processes: int, python: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         save(random_model(MODELS[name]), here / "model")
         export(Checkpoint(here / "model"), here / "megatron", ranks=ranks)
-        iteration = str(here / "megatron" / "iter_0000000")
-        command = [python, "-P", SIDE, iteration, here / "logits", here / "saved"]  # -P: this file too is called megatron
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            print(done.stderr, file=sys.stderr)
-            raise SystemExit(f"Megatron-Core could not load {name} as {ranks} ranks wrote it.")
-        side = json.loads(done.stdout.splitlines()[-1])
+        side = loaded(python, processes, here)
         source, again = Checkpoint(here / "model"), MegatronCheckpoint(here / "saved")
         theirs = load_file(here / "logits")
         with torch.no_grad():
@@ -87,7 +85,25 @@ def compared(name: str, ranks: int, python: str) -> dict[str, Any]:
         saved = again.config.layers == source.config.layers and all(same)
     distance, scale = float((ours - theirs["logits"]).abs().max()), float(ours.abs().max())
     equal = distance <= TOLERANCE * scale and saved and not side["absent"]
-    return {"model": name, "ranks": ranks, "logits": distance, "scale": scale, "saved": saved, "equal": equal, "side": side}
+    figures = {"logits": distance, "scale": scale, "saved": saved, "equal": equal}
+    return {"model": name, "ranks": ranks, "processes": processes, **figures, "side": side}
+
+
+def loaded(python: str, processes: int, here: Path) -> dict[str, Any]:
+    """What the processes of Megatron-Core say of the checkpoint; -P, because this file too is called megatron."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [python, "-P", SIDE, here / "megatron" / "iter_0000000", here / "logits", here / "saved"]
+    outputs = [here / f"output-{rank}" for rank in range(processes)]
+    started = []
+    for rank, output in enumerate(outputs):
+        with open(output, "w") as file:
+            started.append(subprocess.Popen([*command, str(rank), str(processes), port], stdout=file, stderr=subprocess.STDOUT))
+    codes = [process.wait() for process in started]
+    if any(codes):
+        raise SystemExit("\n".join(output.read_text() for output in outputs) + "\nMegatron-Core could not load the checkpoint.")
+    return json.loads(next(line for line in outputs[0].read_text().splitlines() if line.startswith('{"versions"')))
 
 
 def random_model(config: DecoderConfig) -> Decoder:

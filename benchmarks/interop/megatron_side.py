@@ -1,10 +1,10 @@
 """The side of Megatron-Core: load a checkpoint into its own model, compute logits, save the model again. Needs no amaru.
 
-    python megatron_side.py CHECKPOINT LOGITS.safetensors SAVED
+    python megatron_side.py CHECKPOINT LOGITS.safetensors SAVED RANK RANKS PORT
 
-Runs on a CPU as one rank. Megatron-Core's own modules compute; what stands in are kernels that exist for GPUs alone: Apex's fused
-LayerNorm, mamba_ssm's scan and gated norm, three kernels in triton that dynamic batching uses, Transformer Engine's norm, and
-calls to CUDA that only wait or draw random numbers.
+Runs on a CPU, as one of `RANKS` tensor-parallel processes that meet at a port. Megatron-Core's own modules compute; what stands in
+are kernels that exist for GPUs alone: Apex's fused LayerNorm, mamba_ssm's scan and gated norm, three kernels in triton that dynamic
+batching uses, Transformer Engine's norm, and calls to CUDA that only wait or draw random numbers.
 """
 
 import argparse
@@ -91,6 +91,7 @@ def transformer_config(a: argparse.Namespace) -> Any:
     names = ("mamba_num_heads", "mamba_head_dim", "mamba_num_groups", "mamba_state_dim")
     mamba = {name: getattr(a, name) for name in names if hasattr(a, name)}
     return TransformerConfig(
+        tensor_model_parallel_size=torch.distributed.get_world_size(),
         num_layers=a.num_layers,
         hidden_size=a.hidden_size,
         num_attention_heads=a.num_attention_heads,
@@ -216,16 +217,17 @@ def hybrid(a: argparse.Namespace) -> nn.Module:
 
 
 def main() -> None:
-    checkpoint, logits, saved = sys.argv[1:]
+    checkpoint, logits, saved, rank, ranks, port = sys.argv[1:]
     stand_in_for_gpu_kernels()
     import megatron.core
     from megatron.core import dist_checkpointing, parallel_state
     from megatron.core.dist_checkpointing.validation import StrictHandling
+    from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
     from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
 
     CudaRNGStatesTracker.fork = lambda *_, **__: contextlib.nullcontext()  # type: ignore[assignment]
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=int(rank), world_size=int(ranks))
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=int(ranks))
     arguments = dist_checkpointing.load_common_state_dict(checkpoint)["args"]
     model = (hybrid if arguments.is_hybrid_model else gpt)(arguments).eval()
     wanted = {"model": model.sharded_state_dict(metadata=None)}
@@ -234,8 +236,11 @@ def main() -> None:
     ids = torch.randint(arguments.padded_vocab_size, (2, 37), generator=torch.Generator().manual_seed(0))
     positions, mask = torch.arange(37).expand(2, -1), torch.ones(37, 37).tril().logical_not()[None, None]
     with torch.no_grad():
-        save_file({"ids": ids, "logits": model(ids, positions, mask).float().contiguous()}, logits)
-    os.makedirs(saved)
+        whole = gather_from_tensor_model_parallel_region(model(ids, positions, mask).float())
+    if rank == "0":
+        save_file({"ids": ids, "logits": whole.contiguous()}, logits)
+        os.makedirs(saved)
+    torch.distributed.barrier()
     common = {"args": arguments, "iteration": 0, "checkpoint_version": 3.0}
     dist_checkpointing.save({"model": model.sharded_state_dict(metadata=None), **common}, saved, content_metadata={})
     versions = {"megatron-core": megatron.core.__version__, "torch": torch.__version__}

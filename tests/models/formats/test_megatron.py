@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.distributed.checkpoint import FileSystemReader
 
 from amaru.errors import CheckpointError, ConfigError
 from amaru.models import DecoderConfig
-from amaru.models.checkpoint import Checkpoint, save
+from amaru.models.checkpoint import Checkpoint, save, write
 from amaru.models.formats.megatron import MegatronCheckpoint, export
 from amaru.models.pattern import layers_from_pattern
 from amaru.nn import MLP, Attention, Mamba2
@@ -205,6 +206,39 @@ def test_another_dtype_leaves_the_sensitive_tensors_in_fp32(tmp_path):
     kept = {name for name in read.names if read.dtype(name) == torch.float32}
     assert kept and kept == {name for name in read.names if name.endswith(("A_log", ".D", "dt_bias"))}
     assert torch.equal(read.read("embedding.weight"), source.read("embedding.weight").bfloat16())
+
+
+class Watched:
+    """A source that knows how many bytes of what it gave out are still in use."""
+
+    def __init__(self, source):
+        self.source, self.given, self.most = source, [], 0
+        self.path, self.config, self.names, self.dtype = source.path, source.config, source.names, source.dtype
+
+    def read(self, name):
+        return self._watched(self.source.read(name))
+
+    def rows(self, name, start, stop):
+        return self._watched(self.source.rows(name, start, stop))
+
+    def _watched(self, tensor):
+        storage = tensor.untyped_storage()
+        self.given = [(alive, size) for alive, size in self.given if alive() is not None] + [(weakref.ref(storage), storage.nbytes())]
+        self.most = max(self.most, sum(size for _, size in self.given))
+        return tensor
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_no_more_than_two_tensors_are_held(tmp_path, ranks):
+    config = dense(0)
+    source = Watched(model_at(tmp_path / "a", DecoderConfig(**{**vars(config), "layers": config.layers * 10})))
+    largest = max(source.read(name).nbytes for name in source.names)
+    source.most, source.given = 0, []
+    export(source, tmp_path / "b", ranks=ranks)
+    assert 0 < source.most <= 2 * largest
+    back = Watched(MegatronCheckpoint(tmp_path / "b"))
+    write(tmp_path / "c", back.config, back.read, back.dtype)
+    assert 0 < back.most <= 2 * largest
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import pickletools
+import signal
 import struct
 import sys
 import tracemalloc
@@ -13,6 +14,7 @@ import zipfile
 from collections import OrderedDict
 from pathlib import PurePosixPath
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -39,6 +41,16 @@ def test_settings_become_records_of_their_fields():
     assert isinstance(read, Record) and read.kind == "argparse.Namespace"
     assert (read.fields["num_layers"], read.fields["params_dtype"]) == (3, torch.bfloat16)
     assert read.fields["where"].kind == "pathlib.PurePosixPath"
+
+
+def test_what_torch_saves_beside_tensors_is_read():
+    """In pickle's second protocol: sets, enumerations, random states, devices."""
+    said = {"cpu": torch.device("cpu"), "signal": signal.SIGUSR2, "names": {"a", "b"}, "random": np.random.RandomState(0).get_state()}
+    buffer = io.BytesIO()
+    torch.save(said, buffer)
+    read = unpickle(zipfile.ZipFile(buffer).read("archive/data.pkl"), "here")
+    assert read["names"] == {"a", "b"} and read["random"][0] == "MT19937"
+    assert (read["signal"].kind, read["signal"].arguments, read["cpu"].kind) == ("signal.Signals", (int(signal.SIGUSR2),), "torch.device")
 
 
 def test_tensors_become_the_places_where_they_lie():

@@ -29,15 +29,20 @@ RECORDS = frozenset(
         "torch.distributed._shard.sharded_tensor.metadata": "TensorProperties MEM_FORMAT_ENCODING",
         "torch.serialization": "_get_layout",
         "megatron.core.dist_checkpointing.strategies.torch": "MCoreMetadata MCoreSavePlan",
-        "megatron.core.enums": "ModelType",
-        "megatron.core.transformer.enums": "AttnBackend CudaGraphScope",
-        "megatron.core.rerun_state_machine": "RerunDiagnostic RerunMode RerunState",
+        "megatron.core.enums": "ModelType Fp8Recipe Fp4Recipe",
+        "megatron.core.transformer.enums": "AttnBackend CudaGraphModule CudaGraphScope InferenceCudaGraphScope",
+        "megatron.core.rerun_state_machine": "RerunDiagnostic RerunMode RerunState RerunValidationStatus",
         "megatron.core.optimizer.optimizer_config": "OptimizerConfig",
         "argparse": "Namespace",
         "types": "SimpleNamespace",
         "pathlib": "PosixPath PurePosixPath Path",
         "signal": "Signals",
+        "io": "BytesIO",
+        "_io": "BytesIO",
+        "torch": "device",
+        "torch._C": "Generator",
         "numpy": "ndarray dtype",
+        "numpy.dtypes": "UInt32DType",
         "numpy.core.multiarray": "_reconstruct scalar",
         "numpy._core.multiarray": "_reconstruct scalar",
         "_codecs": "encode",
@@ -174,6 +179,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Stor
 
 
 MAKERS: dict[str, Any] = {
+    "builtins.set": set,
+    "__builtin__.set": set,  # its name in the second protocol, in which torch writes
     "collections.OrderedDict": lambda pairs=(): dict(pairs),
     "torch.Size": _size,
     "torch._utils._rebuild_tensor_v2": _tensor,
