@@ -83,14 +83,14 @@ class _Header:
     def value(self, kind: int) -> Any:
         if kind in NUMBERS:
             return self.number(NUMBERS[kind])
-        return self.list(self.number("I")) if kind == LIST else self.text_of(kind)
+        return self.several(self.number("I")) if kind == LIST else self.text_of(kind)
 
     def text_of(self, kind: int) -> str:
         if kind != TEXT:
             raise ValueError(f"a value has type {kind}, which is not known")
         return self.text()
 
-    def list(self, kind: int) -> list[Any]:
+    def several(self, kind: int) -> list[Any]:
         count = self.number("Q")
         if kind not in NUMBERS:
             return [self.text_of(kind) for _ in range(count)]

@@ -17,6 +17,7 @@ from amaru.models.formats.gguf.header import is_gguf
 from amaru.models.formats.gguf.metadata import architecture, write_metadata
 from amaru.models.formats.gguf.tensors import BLOCK, TYPES, stored_name, stored_shape, stored_type, to_stored
 from amaru.models.formats.gguf.vocabulary import remark, vocabulary
+from amaru.models.source import PIECE
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -113,7 +114,8 @@ def _add(writer: Any, key: str, value: Any) -> None:
 def _encoded(gguf: Any, name: str, tensor: Tensor, kind: str) -> np.ndarray:
     """The bytes of one tensor, as an array of any type."""
     if kind == "q8_0":
-        return gguf.quantize(tensor.float().numpy(), gguf.GGMLQuantizationType.Q8_0)
+        parts = tensor.split(max(1, PIECE // tensor[0].numel()))  # a large matrix in fp32 would be twice what was read
+        return np.concatenate([gguf.quantize(part.float().numpy(), gguf.GGMLQuantizationType.Q8_0) for part in parts])
     encoded = tensor.to(DTYPES[kind]).contiguous()
     if kind == "f16" and not bool(encoded.isfinite().all()) and bool(tensor.isfinite().all()):
         raise CheckpointError(f"{name} holds values beyond 65504, the largest of f16; write bf16 or f32 instead.")
