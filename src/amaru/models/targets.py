@@ -12,7 +12,7 @@ from amaru.models import checkpoint
 from amaru.models.carried import Carried
 from amaru.models.checkpoint import kept
 from amaru.models.formats import gguf, nemo
-from amaru.models.formats.megatron.export import check_ranks, export
+from amaru.models.formats.megatron.export import check_ranks, export, remarks
 from amaru.models.source import Source
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
@@ -99,7 +99,7 @@ def _check_gguf(source: Source, request: Request) -> None:
 
 TARGETS = {
     "hf": Target(_write_hf),
-    "megatron": Target(_write_megatron, _check_megatron, ranked=True),
+    "megatron": Target(_write_megatron, _check_megatron, lambda source, *_: remarks(source.config), ranked=True),
     "nemo": Target(_write_nemo, _check_megatron, ranked=True),
     "gguf": Target(_write_gguf, _check_gguf, _gguf_remarks, dtypes=tuple(KINDS), is_file=True),
 }

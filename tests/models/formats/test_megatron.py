@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+import yaml
 from tests.models.random_models import random_model
 from torch.distributed.checkpoint import FileSystemReader
 
@@ -15,6 +16,7 @@ from amaru.errors import CheckpointError, ConfigError
 from amaru.models import DecoderConfig
 from amaru.models.checkpoint import Checkpoint, save, write
 from amaru.models.formats.megatron import MegatronCheckpoint, export
+from amaru.models.formats.megatron.export import remarks
 from amaru.models.pattern import layers_from_pattern
 from amaru.nn import MLP, Attention, Mamba2
 from amaru.nn.moe import MoE
@@ -268,6 +270,11 @@ def test_ranks_that_do_not_divide_are_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "b").exists()
 
 
+def test_it_says_what_megatron_does_not_take_from_a_checkpoint():
+    assert not list(remarks(hybrid(0)))
+    assert "start it with --norm-epsilon 1e-06" in next(remarks(dense(0)))
+
+
 def test_only_a_checkpoint_is_replaced(tmp_path):
     source = model_at(tmp_path / "a", dense(0))
     (tmp_path / "b").mkdir()
@@ -286,6 +293,72 @@ def test_arguments_and_config_must_agree(tmp_path, make):
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"intermediate_size": 99}))
     with pytest.raises(CheckpointError, match=r"contradict each other: ffn_hidden_size is 99 in one, (12|20) in the other"):
+        MegatronCheckpoint(tmp_path / "b")
+
+
+def run_config(config):
+    """The section of run_config.yaml that Megatron-Bridge writes, with its classes and functions by name."""
+    mamba, attention, mlp = (next((layer for layer in config.layers if layer.letter == letter), None) for letter in "M*-")
+    model = {
+        "_target_": "megatron.bridge.models.mamba.mamba_provider.MambaModelProvider",
+        "activation_func": {"_target_": "megatron.core.activations.squared_relu", "_call_": False},
+        "hidden_size": config.hidden,
+        "ffn_hidden_size": mlp.ffn,
+        "num_attention_heads": attention.query_heads,
+        "num_query_groups": attention.kv_heads,
+        "kv_channels": attention.channels,
+        "layernorm_epsilon": config.norm_eps,
+        "share_embeddings_and_output_weights": config.tied,
+        "num_layers": len(config.layers) // (1 if mamba else 2),
+        "normalization": "RMSNorm" if mamba else "LayerNorm",
+        "layernorm_zero_centered_gamma": mamba is None,
+        "gated_linear_unit": False,
+        "add_bias_linear": False,
+        "num_moe_experts": None,
+        "vocab_size": config.vocab,
+        "seq_length": config.max_positions,
+    }
+    if mamba:
+        model["hybrid_override_pattern"] = "".join(layer.letter for layer in config.layers)
+        model |= {"mamba_num_heads": mamba.heads, "mamba_head_dim": mamba.channels}
+        return model | {"mamba_num_groups": mamba.groups, "mamba_state_dim": mamba.state, "position_embedding_type": "none"}
+    return model | {"rotary_base": attention.rope.base, "rotary_percent": attention.rope.fraction, "position_embedding_type": "rope"}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("make", [hybrid, dense])
+def test_a_config_of_megatron_bridge_is_read(tmp_path, make, tied):
+    source = model_at(tmp_path / "a", make(2, tied))
+    directory = tmp_path / "b" / "release"
+    directory.mkdir(parents=True)
+    dcp.save(expected_tensors(source), checkpoint_id=directory, no_dist=True)
+    torch.save({"iteration": 7}, directory / "common.pt")
+    (tmp_path / "b" / "latest_checkpointed_iteration.txt").write_text("release\n")
+    (directory / "run_config.yaml").write_text(yaml.safe_dump({"model": run_config(source.config), "checkpoint": {"save": "/x"}}))
+    read = MegatronCheckpoint(tmp_path / "b")
+    assert read.config == source.config
+    assert all(torch.equal(read.read(name), source.read(name)) for name in source.names)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("activation_func", {"_target_": "torch.nn.functional.silu"}, "squared ReLU only"),
+        ("gated_linear_unit", True, "sets gated_linear_unit to true; amaru reads Megatron's models with false only"),
+        ("normalization", "LayerNorm", "this kind of model is read with RMSNorm"),
+        ("position_embedding_type", "rope", "hybrid models are read with 'none'"),
+        ("hybrid_override_pattern", "M-*G", "Letter 'G' at place 3"),
+        ("hybrid_override_pattern", 5, "a string such as 'M-M\\*-' is needed"),
+        ("hidden_size", None, "lacks hidden_size"),
+        ("hidden_size", 2**40, "a whole number from 1 to"),
+        ("mamba_head_dim", "big", "a whole number from 1 to"),
+    ],
+)
+def test_what_a_config_of_megatron_cannot_say(tmp_path, name, value, sentence):
+    source = model_at(tmp_path / "a", hybrid(2))
+    dcp.save(expected_tensors(source), checkpoint_id=tmp_path / "b", no_dist=True)
+    (tmp_path / "b" / "run_config.yaml").write_text(yaml.safe_dump({"model": run_config(source.config) | {name: value}}))
+    with pytest.raises((CheckpointError, ConfigError), match=sentence):
         MegatronCheckpoint(tmp_path / "b")
 
 

@@ -23,6 +23,8 @@ from amaru.models.formats.megatron.supported import scheme_of
 from amaru.models.formats.megatron.torch_dist_writer import Piece, write_torch_dist
 from amaru.models.source import Source
 
+DEFAULT_EPS = 1e-5  # of Megatron-LM's norms
+
 
 def export(source: Source, path: str | Path, *, ranks: int = 1, dtype: torch.dtype | None = None) -> None:
     """`export(Checkpoint("student"), "megatron", ranks=8)`: `latest_checkpointed_iteration.txt` and `iter_0000000/` under `path`.
@@ -40,6 +42,12 @@ def export(source: Source, path: str | Path, *, ranks: int = 1, dtype: torch.dty
         iteration.mkdir()
         write_iteration(source, iteration, ranks, dtype, prefix="")
         (directory / TRACKER).write_text("0", encoding="ascii")
+
+
+def remarks(config: DecoderConfig) -> Iterator[str]:
+    """What to know when Megatron-LM loads the checkpoint."""
+    if config.norm_eps != DEFAULT_EPS:
+        yield f"Megatron-LM does not take the epsilon of norms from a checkpoint; start it with --norm-epsilon {config.norm_eps}"
 
 
 def write_iteration(source: Source, directory: Path, ranks: int, dtype: torch.dtype | None, prefix: str) -> None:
