@@ -170,14 +170,14 @@ def test_chunks_are_those_of_the_ranks(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.module."])
-@pytest.mark.parametrize("make", [hybrid, dense, experts])
-def test_reads_what_torch_wrote(tmp_path, make, prefix):
-    """One chunk per tensor, layers not stacked, norms under the names that models without Transformer Engine give them."""
+@pytest.mark.parametrize(("make", "arranged"), [(hybrid, dict), (dense, dict), (dense, stacked), (experts, dict)])
+def test_reads_what_torch_wrote(tmp_path, make, arranged, prefix):
+    """One chunk per tensor, layers stacked or not, norms under the names that models without Transformer Engine give them."""
     source = model_at(tmp_path / "a", make(5))
     renamed = [("self_attention.linear_qkv.layer_norm_", "input_layernorm."), ("mlp.linear_fc1.layer_norm_", "pre_mlp_layernorm.")]
     renamed.append(("mixer.in_proj.layer_norm_", "norm."))
     tensors = {}
-    for name, tensor in expected_tensors(source).items():
+    for name, tensor in arranged(expected_tensors(source)).items():
         for fused, alone in renamed:
             name = name.replace(fused, alone)
         tensors[prefix + name] = tensor
@@ -379,6 +379,8 @@ def test_missing_left_over_and_misshapen_tensors_are_named(tmp_path):
     assert complaint(tensors | {"decoder.extra.weight": torch.zeros(2)}).endswith("its config does not know: decoder.extra.weight.")
     assert complaint(tensors | {norm: torch.zeros(18)}).endswith(f"{norm} has shape [18], but its config asks for [17].")
     assert f"{norm} is stored as torch.int32" in complaint(tensors | {norm: torch.zeros(17, dtype=torch.int32)})
+    both = {"decoder.layers.0.norm.weight": torch.zeros(17), "decoder.layers.0.input_layernorm.weight": torch.zeros(17)}
+    assert "one tensor under two names" in complaint(tensors | both)
     assert "has no embedding.word_embeddings.weight" in complaint({norm: torch.zeros(17)})
 
 

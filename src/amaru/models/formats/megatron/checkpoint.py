@@ -69,21 +69,22 @@ class MegatronCheckpoint:
         self._names = _by_canonical_name(held.tensors)
         if EMBEDDING not in self._names:
             raise CheckpointError(f"{held.path} has no {EMBEDDING}, so it holds no model that amaru reads.")
-        rows = held.tensors[self._names[EMBEDDING]].shape[0]
+        rows, *_ = (*held.tensors[self._names[EMBEDDING]].shape, 0)
         self.config = agreed(read_json(config) if config.is_file() else None, said, rows, held.path)
+        self._specs = self.config.tensors()
         self._packed: dict[str, tuple[Packed, str]] = {}
         self._check()
 
     @property
     def names(self) -> list[str]:
-        return list(self.config.tensors())
+        return list(self._specs)
 
     def dtype(self, name: str) -> torch.dtype:
         packed, _ = self._packed[name]
         return self._held.tensors[self._names[next(iter(packed.theirs.values())).name]].dtype
 
     def read(self, name: str) -> Tensor:
-        spec, axes = self.config.tensors()[name]
+        spec, axes = self._specs[name]
         return self.rows(name, 0, spec.layout.shape(axes)[0])
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
@@ -120,12 +121,13 @@ class MegatronCheckpoint:
     def _found(self, name: str) -> str | None:
         """The name under which a tensor is there, which `name` then stands for."""
         alone = next((name.replace(fused, other) for fused, other in ALONE.items() if fused in name), name)
-        found = [each for each in dict.fromkeys((name, alone)) if each in self._names]
+        found = {self._names[each]: each for each in (name, alone) if each in self._names}
         if len(found) > 1:
             raise CheckpointError(f"{self._held.path} holds one tensor under two names: {listed(found)}.")
-        if found:
-            self._names[name] = self._names[found[0]]
-        return found[0] if found else None
+        for theirs, each in found.items():
+            self._names[name] = theirs
+            return each
+        return None
 
     def _check_one(self, packed: Packed, part: str, place: Place) -> None:
         name = self._names[place.name]

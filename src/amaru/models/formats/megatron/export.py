@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from amaru.axes import shard, size
 from amaru.config.atomic import atomic_directory
 from amaru.errors import CheckpointError
+from amaru.models.checkpoint import kept
 from amaru.models.decoder import DecoderConfig
 from amaru.models.families import family_for
 from amaru.models.formats.megatron.arguments import write_arguments
@@ -57,11 +59,12 @@ def write_iteration(source: Source, directory: Path, ranks: int, dtype: torch.dt
     stored = dtype or source.dtype("embedding.weight")
     values = family_for(config).write_config(config) | {"dtype": str(stored).removeprefix("torch.")}
     (directory / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    ours = _Ours(source, dtype)
     pieces = (
         piece._replace(name=prefix + piece.name)
         for packed in packed_tensors(config, scheme)
         for part in packed.theirs
-        for piece in _pieces(source, packed, part, ranks, dtype)
+        for piece in _pieces(ours, packed, part, ranks)
     )
     common: dict[str, Any] = {"checkpoint_version": 3.0, "iteration": 0, "content_metadata": {}}
     common["args"] = argparse.Namespace(**write_arguments(config, stored, ranks))
@@ -82,44 +85,46 @@ def check_ranks(config: DecoderConfig, ranks: int) -> None:
         shard(packed.axes[packed.sharded], 0, ranks)
 
 
-def _pieces(source: Source, packed: Packed, part: str, ranks: int, dtype: torch.dtype | None) -> Iterator[Piece]:
+class _Ours:
+    """Our tensors as they are to be stored; of a source that can read some rows, only those are read."""
+
+    def __init__(self, source: Source, dtype: torch.dtype | None) -> None:
+        self.source, self.dtype, self.specs = source, dtype, source.config.tensors()
+
+    def gathered(self, packed: Packed, rows: np.ndarray) -> Tensor:
+        """Some rows of the tensors of a packing, one after the other."""
+        tensor = gather([self._readable(name) for name in packed.ours.values()], rows)
+        spec, _ = self.specs[next(iter(packed.ours.values()))]
+        return tensor if self.dtype is None else tensor.to(kept(spec, self.dtype))
+
+    def _readable(self, name: str) -> Readable:
+        spec, axes = self.specs[name]
+        rows = getattr(self.source, "rows", self._whole)
+        return Readable(spec.layout.shape(axes)[0], partial(rows, name))
+
+    def _whole(self, name: str, start: int, stop: int) -> Tensor:
+        return self.source.read(name)[start:stop]
+
+
+def _pieces(ours: _Ours, packed: Packed, part: str, ranks: int) -> Iterator[Piece]:
     """One tensor of theirs, cut along the dimension that tensor parallelism divides."""
-    place, dimension = packed.theirs[part], packed.sharded_dimension(part)
-    ours, rows = _readable(source, packed), packed.for_theirs(part)
+    place, dimension, rows = packed.theirs[part], packed.sharded_dimension(part), packed.for_theirs(part)
     shape = (*place.lead, *(size(each, packed.axes) for each in packed.theirs_dimensions(part)))
     lead = () if place.layer is None else (place.layer,)
 
     def piece(tensor: Tensor, *offset: int) -> Piece:
         whole = (*lead, *offset, *(0,) * (tensor.ndim - len(offset)))
-        return Piece(place.name, shape, whole, _kept(source, packed, tensor, dtype).view(*(1,) * len(lead), *tensor.shape))
+        return Piece(place.name, shape, whole, tensor.reshape(*(1,) * len(lead), *tensor.shape))
 
     if dimension == 0:
         width = len(rows) // ranks
         for start in range(0, len(rows), width):
-            yield piece(gather(ours, rows[start : start + width]), start)
+            yield piece(ours.gathered(packed, rows[start : start + width]), start)
         return
-    whole = gather(ours, rows)
+    whole = ours.gathered(packed, rows)
     if dimension is None:
         yield piece(whole)
         return
     width = whole.shape[1] // ranks
     for start in range(0, whole.shape[1], width):
-        yield piece(whole[:, start : start + width].contiguous(), 0, start)
-
-
-def _readable(source: Source, packed: Packed) -> list[Readable]:
-    """Our tensors; of a source that can read some rows, only those are read."""
-    specs = source.config.tensors()
-    rows = getattr(source, "rows", None)
-
-    def whole(name: str, start: int, stop: int) -> Tensor:
-        return source.read(name)[start:stop]
-
-    return [Readable(specs[name][0].layout.shape(packed.axes)[0], partial(rows or whole, name)) for name in packed.ours.values()]
-
-
-def _kept(source: Source, packed: Packed, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    spec, _ = source.config.tensors()[next(iter(packed.ours.values()))]
-    if dtype is None:
-        return tensor
-    return tensor.to(torch.promote_types(dtype, torch.float32) if spec.keep_fp32 else dtype)
+        yield piece(whole[:, start : start + width], 0, start)
