@@ -1,6 +1,7 @@
 """Conversions: bit for bit there and back, proven, and nothing under the name when anything fails."""
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from amaru.models.convert import Conversion, Job
 from amaru.models.families import nemotron_h
 from amaru.models.formats import format_of, open_checkpoint
 from amaru.models.targets import Request, Target
-from amaru.models.verify import match
+from amaru.models.verify import match, verify
 from amaru.nn import MLP, Attention, Mamba2
 
 HYBRID = DecoderConfig(
@@ -137,12 +138,29 @@ def test_a_cast_is_judged_in_the_dtype_that_it_leaves(tmp_path: Path) -> None:
         assert torch.equal(back.get_parameter(name), weight if kept else weight.bfloat16())
     again = convert(tmp_path / "half", tmp_path / "wide", "hf", dtype="fp32")
     assert again.equal and again.differences == {"float32": 0, "bfloat16": 0}
+
+
+def test_fp16_holds_what_is_small_and_not_what_is_large(tmp_path: Path) -> None:
+    decoder = random_model(HYBRID, 2)
+    with torch.no_grad():
+        decoder.embedding.weight[0] = 1e-6  # fp16 has steps of 6e-8 there
+        save(decoder, tmp_path / "small")
+        decoder.norm.weight[0] = 1e6
+        save(decoder, tmp_path / "large")
+    assert convert(tmp_path / "small", tmp_path / "half", "hf", dtype="fp16").equal
     with pytest.raises(CheckpointError, match="not the same in both"):
-        with torch.no_grad():
-            decoder = load(source)
-            decoder.norm.weight[0] = 1e6
-            save(decoder, tmp_path / "large")
-        convert(tmp_path / "large", tmp_path / "small", "hf", dtype="fp16")
+        convert(tmp_path / "large", tmp_path / "half", "hf", dtype="fp16")
+    assert load(tmp_path / "half").norm.weight[0] != torch.inf
+
+
+def test_a_model_that_overflows_in_its_own_dtype_is_still_copied(tmp_path: Path) -> None:
+    decoder = random_model(HYBRID, 2)
+    with torch.no_grad():
+        decoder.get_parameter("layers.1.mixer.up_proj.weight").mul_(2000)
+    save(decoder, tmp_path / "source", dtype=torch.float16)
+    assert convert(tmp_path / "source", tmp_path / "copy", "megatron").equal
+    (*_, comparison) = verify(tmp_path / "source", tmp_path / "copy").comparisons
+    assert comparison.dtype == "float16" and math.isnan(comparison.places[-1].cosine)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -154,6 +172,21 @@ def test_uniform_pads_says_so_and_prints_both_figures(dtype: torch.dtype, tmp_pa
     assert found.differences["float32"] < 1e-5
     assert (dtype == torch.float32) == ("bfloat16" not in found.differences) == (found.notes == ())
     assert json.loads((tmp_path / "even" / "config.json").read_text())["model_type"] == "nemotron_h"
+
+
+def test_uniform_may_be_cast_and_go_to_any_format(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    decoder = random_model(replace(UNEVEN, norm_eps=1e-5), 2)
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            if name.endswith(("in_proj.weight", "conv1d.weight")):  # so that the gated norms see mean squares far above eps
+                parameter.mul_(4)
+            elif name.endswith("mixer.D"):
+                parameter.copy_(parameter.abs() + 1)
+    save(decoder, tmp_path / "uneven")
+    for to, dtype in (("hf", "bf16"), ("megatron", None), ("gguf", "bf16"), ("gguf", "q8_0")):
+        found = convert(tmp_path / "uneven", tmp_path / f"{to}-{dtype}", to, uniform=True, dtype=dtype)
+        assert found.equal and found.differences["float32"] < 1e-3, (to, dtype, found.verdict)
 
 
 def test_padding_that_changes_the_function_is_not_kept(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Place(Config):
         """`exact` is the first model's fp32 run: its distance from `one` is what rounding costs at this place."""
         largest, products = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
         for a, b, c in zip(*(_some_rows(tensor) for tensor in (one, other, exact)), strict=True):
-            largest = torch.maximum(largest, torch.stack([(a - b).abs().max(), (a - c).abs().max(), c.abs().max()]))
+            largest = torch.maximum(largest, torch.stack([distance(a, b).max(), distance(a, c).max(), c.abs().max()]))
             products += torch.stack([(a * b).sum(), (a * a).sum(), (b * b).sum()])
         (difference, rounding, scale), (dot, first, second) = largest.tolist(), products.tolist()
         return cls(
@@ -131,6 +131,11 @@ def _without_nan(value: Any) -> Any:
 def beside(path: Path) -> Path:
     """Where the certificate of a checkpoint lies: inside a directory, next to a file."""
     return path / "certificate.json" if path.is_dir() else path.with_name(f"{path.name}.certificate.json")
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b|; what overflowed to the same infinity or to no number in both does not differ."""
+    return (a - b).abs().masked_fill((a == b) | (a.isnan() & b.isnan()), 0)
 
 
 def _some_rows(tensor: Tensor) -> Iterator[Tensor]:

@@ -117,23 +117,28 @@ class Job:
         yield from self.target.remarks(self.written, self.request, self.carried)
 
     def _certificate(self, place: Path, report: Report) -> Certificate:
-        stored = self.written.dtype("embedding.weight")
-        exact = Uniform(self.source, torch.float32) if self.request.uniform and stored != torch.float32 else None
-        second = OwnModel(open_checkpoint(place), str(self.out), in_fp32=exact)
+        """Padding is compared in fp32 before its factors are rounded, and as it is in the dtype that is stored."""
+        found = open_checkpoint(place)
+        rounded = found.dtype("embedding.weight") != torch.float32 or self.request.dtype == "q8_0"
+        exact = Uniform(self.source, torch.float32) if self.request.uniform and rounded else None
         certificate = certify(
-            OwnModel(self.source, self.request.source), second, tensors=self.written, judged=self._judged(second), report=report
+            OwnModel(self.source, self.request.source),
+            OwnModel(found, str(self.out), in_fp32=exact),
+            tensors=self.written,
+            judged=self._judged(found, exact is not None),
+            report=report,
         )
         if not certificate.equal:
             raise CheckpointError(f"The copy of {self.request.source} is not the same model, so it was not kept: {certificate.verdict}.")
         return certificate
 
-    def _judged(self, second: Source) -> tuple[str, ...] | None:
+    def _judged(self, found: Source, exact_in_fp32: bool) -> tuple[str, ...] | None:
         """The dtypes in which both must be one function: all, unless weights were rounded; then that in which they are stored."""
-        dtypes = {name: (self.written.dtype(name), second.dtype(name)) for name in second.names}
+        exact = ("float32",) if exact_in_fp32 else ()
         if self.request.dtype == "q8_0":
-            return ()
-        if any(torch.promote_types(*pair) != pair[1] for pair in dtypes.values()):
-            return (str(second.dtype("embedding.weight")).removeprefix("torch."),)
+            return exact
+        if any(torch.promote_types(self.written.dtype(name), found.dtype(name)) != found.dtype(name) for name in found.names):
+            return (*exact, str(found.dtype("embedding.weight")).removeprefix("torch."))
         return None
 
 

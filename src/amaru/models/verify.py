@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from amaru.models.certificate import Certificate, Comparison, TensorMatch
+from amaru.models.certificate import Certificate, Comparison, TensorMatch, distance
 from amaru.models.formats import open_checkpoint
 from amaru.models.source import Source, pieces, shapes
 from amaru.models.stock import PREFIX, StockModel
@@ -159,15 +159,16 @@ class _Side:
 def _match(name: str, a: _Side, b: _Side) -> TensorMatch:
     dtypes = {side.source.dtype(name) for side in (a, b)}
     coarser = 0.0 if len(dtypes) == 1 else max(torch.finfo(dtype).eps for dtype in dtypes)
+    smallest = max(torch.finfo(dtype).tiny for dtype in dtypes)  # below it steps no longer shrink with the value
     allowances = [side.source.rounding for side in (a, b) if hasattr(side.source, "rounding")]  # type: ignore[attr-defined]
     largest, equal = torch.zeros((), dtype=torch.float64), True
     for one, other in zip(a.pieces(name), b.pieces(name), strict=True):
         if one.dtype == other.dtype and torch.equal(_bits(one), _bits(other)):
             continue
         one, other = one.double(), other.double()
-        difference = (one - other).abs()
-        largest = torch.maximum(largest, difference.max())
-        equal = equal and bool((difference <= coarser * one.abs() + sum(allow(name, one) for allow in allowances)).all())
+        found, allowed = distance(one, other), sum(allow(name, one) for allow in allowances)
+        largest = torch.maximum(largest, found.max())
+        equal = equal and bool((found <= coarser * one.abs().clamp(min=smallest) + allowed).all())
     return TensorMatch(name=name, shapes=(a.shapes[name], b.shapes[name]), max_abs=float(largest), equal=equal)
 
 
