@@ -13,7 +13,7 @@ from amaru.errors import CheckpointError
 from amaru.models.formats.megatron.folder import Range
 from amaru.models.formats.restricted_unpickler import StoredTensor, unpickle
 
-LARGEST_PICKLE = 2**30  # bytes; where tensors lie, and settings
+LARGEST_PICKLE = 2**26  # bytes; where tensors lie, and settings
 LOCAL_HEADER = 30  # bytes of a zip member before its name; the two lengths at its end say how much follows
 
 

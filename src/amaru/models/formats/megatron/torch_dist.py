@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from amaru.errors import CheckpointError
-from amaru.models.formats.megatron.archive import LARGEST_PICKLE, TorchArchive
+from amaru.models.formats.megatron.archive import TorchArchive
 from amaru.models.formats.megatron.chunked import Box, Chunk, Chunked, ChunkedTensors, volume, within
 from amaru.models.formats.megatron.folder import Folder, Range
 from amaru.models.formats.restricted_unpickler import STATE, Record, StoredTensor, unpickle
+
+LARGEST_METADATA = 2**30  # bytes; of thousands of ranks with their optimizers they are tens of millions
 
 
 class TorchDist(ChunkedTensors):
@@ -60,7 +62,7 @@ def _unpickled(folder: Folder) -> Any:
     file = folder.find(".metadata")
     if file is None:
         raise CheckpointError(f"There is no .metadata in {folder.path}; a torch_dist checkpoint has one beside its *.distcp files.")
-    return unpickle(file.bytes(LARGEST_PICKLE), str(folder.path / ".metadata"))
+    return unpickle(file.bytes(LARGEST_METADATA), str(folder.path / ".metadata"))
 
 
 def _read(metadata: Any) -> tuple[dict[str, Chunked], tuple[str, ...]]:
