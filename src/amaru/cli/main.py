@@ -55,6 +55,7 @@ VERBS = {
     "compress": Verb("Make a model smaller, to fit a budget of memory or parameters", resumes=True),
     "distill": Verb("Teach a student what its parent knows", resumes=True),
     "generate": Verb("Continue a prompt"),
+    "serve": Verb("Serve models over HTTP as OpenAI does, with a playground"),
     "eval": Verb("Measure loss and next-token accuracy on text"),
     "convert": Verb("Write a model in another format, and prove that it is the same"),
     "verify": Verb("Compare two checkpoints: tensors, logits, where they differ"),

@@ -1,0 +1,102 @@
+"""The requests behind one HTTP request: handed to the engine's thread, their events brought back to the event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from amaru.serve.request import Event, Handle, Settings
+from amaru.serve.server.chat import Prompt
+from amaru.serve.server.errors import Refusal
+from amaru.serve.server.metrics import Metrics
+from amaru.serve.server.served import Served
+
+RETRY_AFTER = 5.0  # seconds, after which another server is likely to have taken this one's place
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class Part(NamedTuple):
+    """An event of choice `index`."""
+
+    index: int
+    handle: Handle
+    event: Event
+
+
+class Answer:
+    """`answer.submit(...)` once per choice, then `async for index, handle, event in answer`, until all are done.
+
+    Events wait here while the reader takes its time: at most as many as the choices have tokens, and only for as long as
+    the connection bears a reader that takes nothing (`connection`). A request that takes longer than `seconds`, whose
+    client hangs up, or that is left half read is cancelled in the engine.
+    """
+
+    def __init__(self, served: Served, metrics: Metrics, seconds: float, receive: Receive) -> None:
+        self._served, self._metrics, self._seconds, self._receive = served, metrics, seconds, receive
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Part] = asyncio.Queue()
+        self.handles: list[Handle] = []
+        self._start = perf_counter()
+        self._late = False
+        self._clock = self._loop.call_later(seconds, self._too_late)
+
+    def submit(self, prompt: Prompt, settings: Settings) -> None:
+        """Queue one more choice; if the engine refuses it, those before it are cancelled too."""
+        index = len(self.handles)
+
+        def hand_over(handle: Handle, event: Event) -> None:  # on the engine's thread
+            self._loop.call_soon_threadsafe(self._events.put_nowait, Part(index, handle, event))
+
+        try:
+            self.handles.append(self._served.engine.submit(prompt.ids, settings, hand_over, prompt.boundaries))
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        self._clock.cancel()
+        for handle in self.handles:
+            handle.cancel()
+
+    def fail(self, message: str) -> None:
+        """The engine is gone, and no event will come any more."""
+        for index, handle in enumerate(self.handles):
+            self._events.put_nowait(Part(index, handle, Event(finish="error", error=message)))
+
+    async def __aiter__(self) -> AsyncIterator[Part]:
+        """Raises `Refusal` when the engine could not finish a choice."""
+        running = set(range(len(self.handles)))
+        last: dict[int, float] = {}
+        self._served.answers.add(self)
+        listening = asyncio.create_task(self._cancel_at_hangup())
+        try:
+            while running:
+                part = await self._events.get()
+                if part.event.tokens:
+                    last[part.index] = self._metrics.token(self._served.name, self._start, last.get(part.index))
+                if part.event.finish:
+                    self._check(part.event)
+                    running.discard(part.index)
+                yield part
+        finally:
+            listening.cancel()
+            self._served.answers.discard(self)
+            self.cancel()
+
+    async def _cancel_at_hangup(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.cancel()
+
+    def _check(self, event: Event) -> None:
+        if event.finish == "error":
+            raise Refusal(500, f"The engine could not finish this request: {event.error}")
+        if event.finish == "cancelled" and self._late:
+            raise Refusal(504, f"The request was ended after {self._seconds:g} seconds, the longest that this server works on one.")
+        if event.finish == "cancelled":
+            raise Refusal(503, "The server is going down and cannot finish this request.", retry_after=RETRY_AFTER)
+
+    def _too_late(self) -> None:
+        self._late = True
+        self.cancel()

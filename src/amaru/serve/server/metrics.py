@@ -1,0 +1,82 @@
+"""What `/metrics` tells Prometheus: the engines' own counters as they stand, and what clients saw of the time."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from amaru.serve.server.served import Served
+
+GAUGES = {
+    "running": "requests in the batch",
+    "waiting": "requests in the queue",
+    "slots": "sequences that the pool can hold",
+    "free_slots": "sequences that it could hold besides",
+    "pages": "cache pages of the pool",
+    "free_pages": "cache pages that nobody holds",
+    "bytes": "bytes of the pool of states and caches",
+    "snapshots": "prefixes whose state is remembered",
+    "snapshot_bytes": "bytes of remembered states",
+}
+COUNTERS = {
+    "prompt_tokens": "tokens of admitted prompts",
+    "reused_tokens": "tokens of prompts that came from remembered prefixes",
+    "generated_tokens": "tokens generated",
+    "steps": "passes of the model",
+    "finished": "requests that came to their end",
+    "cancelled": "requests that were cancelled",
+    "failed": "requests that ended by an error",
+    "seconds_in_steps": "seconds that the engine worked",
+}
+SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
+
+
+class Engines(Collector):
+    """Reads `Engine.stats()` when it is asked, so that there is one count of everything."""
+
+    def __init__(self, models: Sequence[Served]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        stats = {served.name: served.engine.stats() for served in self._models}
+        for family, names in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
+            for name, meaning in names.items():
+                metric = family(f"amaru_{name}", meaning, labels=["model"])
+                for model, each in stats.items():
+                    metric.add_metric([model], getattr(each, name))
+                yield metric
+
+
+class Metrics:
+    """`metrics.answered("/v1/models", 200, 0.01)`; `metrics.page()` is the text for Prometheus."""
+
+    def __init__(self, models: Iterable[Served]) -> None:
+        registry = self._registry = CollectorRegistry()
+        registry.register(Engines(list(models)))
+        self._requests = Counter("amaru_http_requests", "HTTP requests answered", ["path", "status"], registry=registry)
+        self.active = Gauge("amaru_http_active", "HTTP requests being worked on", registry=registry)
+
+        def seconds(name: str, meaning: str, label: str) -> Histogram:
+            return Histogram(name, f"seconds {meaning}", [label], buckets=SECONDS, registry=registry)
+
+        self._seconds = seconds("amaru_http_request_seconds", "until the last byte", "path")
+        self._first = seconds("amaru_first_token_seconds", "until a choice's first token", "model")
+        self._next = seconds("amaru_next_token_seconds", "between tokens of a choice", "model")
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def token(self, model: str, start: float, before: float | None) -> float:
+        """Tokens of a choice came now; its last ones came at `before`, or these are the first since `start`."""
+        now = perf_counter()
+        if before is None:
+            self._first.labels(model).observe(now - start)
+        else:
+            self._next.labels(model).observe(now - before)
+        return now
+
+    def page(self) -> bytes:
+        return generate_latest(self._registry)

@@ -1,0 +1,113 @@
+"""A model under the name it is served by: engine, tokenizer, chat template, and the thread that steps it."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from amaru.data.tokenizer import Tokenizer
+from amaru.errors import CapacityError, CheckpointError, ConfigError
+from amaru.models.checkpoint import load
+from amaru.serve.engine import Engine, EngineConfig
+from amaru.serve.server.chat import ChatTemplate
+from amaru.serve.server.errors import Refusal, did_you_mean
+from amaru.serve.server.token_text import TokenText
+
+if TYPE_CHECKING:
+    from amaru.serve.server.answer import Answer
+
+log = logging.getLogger(__name__)
+
+
+class Served:
+    """`Served.load("student", Path("runs/demo/student"))`; `start(on_death)`, and `stop(drain)` when all is said."""
+
+    def __init__(self, name: str, engine: Engine, tokenizer: Tokenizer, stops: Sequence[int]) -> None:
+        """`stops` are the tokens that end an answer."""
+        self.name, self.engine, self.tokenizer, self.stops = name, engine, tokenizer, tuple(stops)
+        self.chat = ChatTemplate.of(tokenizer)
+        self.written = TokenText(tokenizer)
+        self.created = int(time.time())
+        self.answers: set[Answer] = set()  # those that wait for the engine
+        self.failed: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def load(cls, name: str, path: Path, config: EngineConfig = EngineConfig(), dtype: torch.dtype | None = None) -> "Served":  # noqa: B008
+        tokenizer = Tokenizer.load(path)
+        return cls(name, Engine(load(path, dtype), tokenizer, config), tokenizer, stop_ids(path, tokenizer))
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Ids of a text. Raises `CapacityError` for one that is surely too long."""
+        self.check_length(len(text))
+        return self.tokenizer.backend.encode(text, add_special_tokens=special).ids
+
+    def check_length(self, characters: int) -> None:
+        """Refuse what cannot fit however it is tokenised, before the tokenizer spends its time on it."""
+        most = self.engine.max_tokens * self._longest
+        if characters > most:
+            raise CapacityError(
+                f"The prompt has {characters:,} characters; {self.engine.max_tokens:,} tokens, all that this model holds, "
+                f"are never more than {most:,}."
+            )
+
+    def start(self, on_death: Callable[[Exception], object]) -> None:
+        """Step in a thread of its own; should that ever end by an error, `on_death` is called from there."""
+        self._thread = threading.Thread(target=self._run, args=(on_death,), name=f"engine of {self.name}", daemon=True)
+        self._thread.start()
+
+    def stop(self, drain: bool, seconds: float) -> None:
+        self.engine.stop(drain)
+        if self._thread:
+            self._thread.join(seconds)
+
+    def _run(self, on_death: Callable[[Exception], object]) -> None:
+        try:
+            self.engine.run()
+        except Exception as error:
+            self.failed = error
+            log.exception("the engine of %s ended", self.name)
+            on_death(error)
+
+    @cached_property
+    def _longest(self) -> int:
+        """Characters of the longest token, at least: no character is more than one in a token's written form."""
+        return max(map(len, self.tokenizer.backend.get_vocab(with_added_tokens=True)))
+
+
+class Registry:
+    """`registry["student"]`: the models of a server; where there is only one, it need not be named."""
+
+    def __init__(self, models: Sequence[Served]) -> None:
+        self.models = {served.name: served for served in models}
+        if len(self.models) < len(models):
+            raise ConfigError(f"Models need different names; got {', '.join(served.name for served in models)}.")
+
+    def __getitem__(self, name: str | None) -> Served:
+        if name is None:
+            if len(self.models) > 1:
+                raise Refusal(400, f"The field 'model' is missing.{did_you_mean('', list(self.models))}", param="model")
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            message = f"There is no model '{name[:80]}'.{did_you_mean(name, list(self.models))}"
+            raise Refusal(404, message, param="model", code="model_not_found")
+        return self.models[name]
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter(self.models.values())
+
+
+def stop_ids(path: Path, tokenizer: Tokenizer) -> list[int]:
+    """The tokenizer's end of text, and what generation_config.json names besides: chat models end their turns with another token."""
+    file = path / "generation_config.json"
+    try:
+        named = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}.") from None
+    return sorted({tokenizer.eos_id, *(named if isinstance(named, list) else [] if named is None else [named])})
