@@ -19,6 +19,7 @@ from amaru.models.formats.nemo import CONTEXT, WEIGHTS, NemoArchive, NemoCheckpo
 from amaru.models.source import Source
 
 METADATA = ".metadata"  # of torch's distributed checkpoints
+BACKEND = "metadata.json"  # of Megatron's, which says of what kind they are
 
 
 class Format(NamedTuple):
@@ -30,12 +31,12 @@ class Format(NamedTuple):
 
 
 def _is_hf(path: Path) -> bool:
-    """Megatron's directories may hold a config.json too, beside `.metadata`."""
-    return (path / "config.json").is_file() and not (path / METADATA).exists()
+    """Megatron's directories may hold a config.json too."""
+    return (path / "config.json").is_file() and not _is_megatron(path)
 
 
 def _is_megatron(path: Path) -> bool:
-    return (path / TRACKER).is_file() or (path / METADATA).is_file()
+    return any((path / name).is_file() for name in (TRACKER, METADATA, BACKEND))
 
 
 def _is_nemo(path: Path) -> bool:
