@@ -1,9 +1,21 @@
-"""The numerical core: six ops, each one public function with a readable reference and faster backends.
+"""The numerical core: ops, each one public function with a readable reference and faster backends.
 
 Here live functions of tensors; parameters and state pools do not. Imports torch and `amaru.errors`, nothing above.
 """
 
-from amaru.ops import attention, causal_conv1d, gated_rmsnorm, head_loss, paged_attention, selective_scan, ssd
+from amaru.ops import attention, causal_conv1d, gated_rmsnorm, head_loss, linear, paged_attention, selective_scan, ssd
 from amaru.ops.backends import explain
+from amaru.ops.exactness import exact
 
-__all__ = ["attention", "causal_conv1d", "explain", "gated_rmsnorm", "head_loss", "paged_attention", "selective_scan", "ssd"]
+__all__ = [
+    "attention",
+    "causal_conv1d",
+    "exact",
+    "explain",
+    "gated_rmsnorm",
+    "head_loss",
+    "linear",
+    "paged_attention",
+    "selective_scan",
+    "ssd",
+]

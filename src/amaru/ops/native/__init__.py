@@ -3,6 +3,6 @@
 Here live the sources, their compilation and how they are called; the wrapper of each lives beside its op.
 """
 
-from amaru.ops.native.library import call, lacks, refusal, short, token_rows
+from amaru.ops.native.library import call, kernel, lacks, refusal, short, token_rows
 
-__all__ = ["call", "lacks", "refusal", "short", "token_rows"]
+__all__ = ["call", "kernel", "lacks", "refusal", "short", "token_rows"]
