@@ -31,8 +31,8 @@ class Format(NamedTuple):
 
 
 def _is_hf(path: Path) -> bool:
-    """Megatron's directories may hold a config.json too."""
-    return (path / "config.json").is_file() and not _is_megatron(path)
+    """Megatron's directories may hold a config.json too, beside their own files."""
+    return (path / "config.json").is_file() and not any((path / name).is_file() for name in (METADATA, BACKEND))
 
 
 def _is_megatron(path: Path) -> bool:
