@@ -1,4 +1,4 @@
-"""Every command that the README shows is one that the command line takes."""
+"""Every command that the README and the pages of docs/ show is one that the command line takes."""
 
 import re
 import shlex
@@ -9,7 +9,12 @@ import pytest
 from amaru.cli.main import VERBS, load
 
 README = Path(__file__).parents[2] / "README.md"
-COMMANDS = re.findall(r"^(?:    |\$ )(amaru .+)$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+PAGES = [README, *sorted((README.parent / "docs").glob("*.md"))]
+COMMANDS = [
+    re.split(r"\s{2,}#", command)[0]
+    for page in PAGES
+    for command in re.findall(r"^(?:    |\$ )(amaru .+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+]
 
 
 def test_the_readme_shows_commands() -> None:
@@ -25,10 +30,15 @@ def test_the_command_line_takes_it(command: str) -> None:
         pass
 
 
-def test_no_place_is_left_unfilled() -> None:
-    assert "@@" not in README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_place_is_left_unfilled(page: Path) -> None:
+    assert "@@" not in page.read_text(encoding="utf-8")
 
 
-def test_files_named_as_proof_exist() -> None:
-    for path in re.findall(r"`(tests/[\w/.]+)`", README.read_text(encoding="utf-8")):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:tests|benchmarks)/[\w/.]+)`", text) + re.findall(r"python ((?:tests|benchmarks)/[\w/.]+)", text):
         assert (README.parent / path).exists(), path
+    for link in re.findall(r"\]\(([\w/.-]+)\)", text):
+        assert (page.parent / link).exists(), link

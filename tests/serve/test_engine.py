@@ -70,7 +70,7 @@ def alone(decoder: Decoder, prompt: list[int], settings: Settings) -> list[int]:
 
 def everything_is_given_back(engine: Engine) -> bool:
     if engine._prefixes is not None:
-        engine._prefixes.free_pages({sight: 2**60 for sight in engine._pool.pages})
+        engine._prefixes.free_pages(dict.fromkeys(engine._pool.pages, 2 ** 60))
     stats = engine.stats()
     return (stats.free_slots, stats.free_pages, stats.running, stats.waiting) == (stats.slots, stats.pages, 0, 0)
 
@@ -165,7 +165,9 @@ def test_a_cancelled_request_ends_and_gives_back(decoder: Decoder, prompts: list
     assert engine.stats().cancelled == 2 and everything_is_given_back(engine)
 
 
-def test_a_receiver_that_fails_ends_its_own_request_only(decoder: Decoder, prompts: list[list[int]], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_receiver_that_fails_ends_its_own_request_only(
+    decoder: Decoder, prompts: list[list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(handle: Handle, event: Event) -> None:
         raise RuntimeError("gone")
 

@@ -8,7 +8,7 @@ from amaru.errors import ConfigError
 from amaru.models import Decoder
 from amaru.nn import Batch
 from amaru.serve.generate import generate
-from amaru.serve.request import Settings
+from amaru.serve.request import Event, Settings
 from amaru.serve.sampler import GREEDY, Sampler, Sampling
 
 
@@ -70,7 +70,11 @@ def test_a_stop_token_ends_its_own_sequence_only_and_is_left_out(decoder: Decode
 
 def test_tokens_are_told_as_they_come_and_in_order(decoder: Decoder, prompts: list[list[int]]) -> None:
     told: list[tuple[int, int]] = []
-    results = generate(decoder, prompts, Settings(max_tokens=6), lambda index, event: told.extend((index, token.id) for token in event.tokens))
+
+    def tell(index: int, event: Event) -> None:
+        told.extend((index, token.id) for token in event.tokens)
+
+    results = generate(decoder, prompts, Settings(max_tokens=6), tell)
     for index, result in enumerate(results):
         assert [token for at, token in told if at == index] == result.tokens
     assert {index for index, _ in told[:4]} == {0, 1, 2, 3}  # all of them decode together

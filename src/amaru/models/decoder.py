@@ -171,8 +171,9 @@ class Decoder(nn.Module):
         if state is not None:
             assert batch.slots is not None, "a state is addressed by slots"
             state.begin(batch.slots[batch.fresh])
-            batch = batch.shifted(count)
-            return self.embed(batch.ids), replace(batch, pages=state.pages(batch.slots, int(batch.positions.max()) + 1)), None
+            shifted = batch.shifted(count)
+            pages = state.pages(batch.slots, int(shifted.positions.max()) + 1)
+            return self.embed(batch.ids), replace(shifted, pages=pages), None
         if count:
             longer, real = batch.prefixed(count)
             return self._with_meta_tokens(self.embed(batch.ids), longer, real), longer, real
