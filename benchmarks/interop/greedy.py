@@ -4,7 +4,7 @@
 
 CHECKPOINT may be even:SEED, partly:SEED, uneven:SEED or experts:SEED, a small model with drawn widths and weights (drawn.py). What
 all are held against is amaru in fp32 on the weights as they are stored for that dtype. Where an engine parts from it, the place is
-told, and how far apart the two best logits are there in fp32. Exit 1 when one parts where they are not near.
+told, and how far apart the two best logits are there in fp32. Exit 1 when one parts where they are not near, or fails.
 """
 
 import argparse
@@ -153,7 +153,8 @@ def answer(python: str, script: Path, checkpoint: Path, place: Path) -> Answer:
     command = [python, str(script), str(checkpoint), str(place / "request.json"), str(place / "answer.json")]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}")
+        print(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-6000:]}", file=sys.stderr)
+        return {"failed": done.returncode}
     return json.loads((place / "answer.json").read_text())
 
 
@@ -161,15 +162,14 @@ def compared(
     name: str, dtype: str, answer: Answer, expected: list[list[int]], prompts: list[list[int]], reference: Decoder
 ) -> dict[str, Any]:
     """One engine against amaru's fp32 run."""
+    told = {"engine": name, "dtype": dtype, "export": answer.get("export"), "prompts": len(prompts)}
+    if "failed" in answer:
+        return told | {"version": None, "failed": answer["failed"], "equal_but_for_near_ties": False}
     pairs = zip(prompts, expected, answer["tokens"], strict=True)
     partings = [parting(reference, index, *found, dtype) for index, found in enumerate(pairs) if found[1] != found[2]]
     retokenised = [index for index, (ids, own) in enumerate(zip(answer.get("texts", []), prompts, strict=False)) if ids != own]
-    return {
-        "engine": name,
+    return told | {
         "version": answer["version"],
-        "export": answer.get("export"),
-        "dtype": dtype,
-        "prompts": len(prompts),
         "equal": len(prompts) - len(partings),
         "partings": partings,
         "texts_tokenised_otherwise": retokenised,
@@ -202,6 +202,10 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     prompts = f"{len(asked['texts'])} texts and {len(LENGTHS)} prompts of random ids (seed {asked['seed']})"
     yield f"{asked['new_tokens']} greedy tokens after each of {prompts}"
     for engine in facts["engines"]:
+        if "failed" in engine:
+            failed = f"FAILED with exit {engine['failed']}, told on stderr"
+            yield f"  {engine['engine']:<13}{'':<28}{engine['dtype']:<10}{engine['export']:<22}{failed}"
+            continue
         told = f"{engine['equal']} of {engine['prompts']} continuations equal"
         yield f"  {engine['engine']:<13}{engine['version']:<28}{engine['dtype']:<10}{engine['export'] or '':<22}{told}"
         for one in engine["partings"]:
