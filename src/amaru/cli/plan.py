@@ -169,9 +169,6 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
     per_token, further = facts["kv_bytes_per_token"], facts["kv_bytes_per_further_token"]
     full = f", {further:,} B behind full windows" if further + 1 < per_token else ""
     console.print(f"KV per token {per_token:,.0f} B{full}; state per sequence {size(facts['state_bytes_per_sequence'])}")
-    if full:
-        rows = size(per_token * workload["context"] * workload["batch"])
-        console.print(f"kv is what windows need; `amaru generate` so far keeps every row: {rows}")
     decode, prefill = facts["decode_flops_per_token"] / 1e9, facts["prefill_flops"] / 1e12
     console.print(f"prefill of one sequence {prefill:,.1f} TFLOP, a token decoded behind it {decode:,.1f} GFLOP")
     if "device" in facts:

@@ -50,7 +50,7 @@ def generate(
         return []
     longest = max(len(prompt) + wish.max_tokens for prompt, wish in zip(prompts, each, strict=True))
     config = EngineConfig(max_waiting=len(prompts), max_tokens=longest, chunk_tokens=chunk_tokens, prefix_bytes=0)
-    engine = Engine(decoder, tokenizer, config, room_of(decoder, len(prompts), longest))
+    engine = Engine(decoder, tokenizer, config, room_of(decoder, len(prompts), longest, chunk_tokens))
     results = [Generation(list(prompt)) for prompt in prompts]
     raised: list[Exception] = []
     for index, (prompt, wish) in enumerate(zip(prompts, each, strict=True)):

@@ -184,7 +184,7 @@ def dtype_of(decoder: Decoder) -> torch.dtype:
     return decoder.compute_dtype or decoder.embedding.weight.dtype
 
 
-def room_of(decoder: Decoder, count: int, capacity: int) -> Room:
+def room_of(decoder: Decoder, count: int, capacity: int, chunk: int) -> Room:
     """`count` sequences of `capacity` tokens each, whatever that takes."""
-    each = -(-(capacity + decoder.config.meta_tokens) // PAGE)
-    return Room(count, dict.fromkeys((layer.sight for layer in decoder.config.layers), count * each))
+    places = capacity + decoder.config.meta_tokens
+    return Room(count, {sight: count * pages_needed(far, places, chunk, PAGE) for sight, far in reach(decoder.config).items()})
