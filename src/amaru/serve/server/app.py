@@ -15,6 +15,7 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 from amaru import __version__
+from amaru.errors import AmaruError
 from amaru.serve.server.answer import Answer
 from amaru.serve.server.chats import ChatTurn
 from amaru.serve.server.errors import ErrorBody, Refusal, answer_error, answer_http, answer_invalid
@@ -81,6 +82,7 @@ class Server:
         for kind, handler in {
             HTTPException: answer_http,
             RequestValidationError: answer_invalid,
+            AmaruError: answer_error,
             Exception: answer_error,
         }.items():
             app.add_exception_handler(kind, handler)
