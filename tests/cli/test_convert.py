@@ -10,8 +10,9 @@ from tests.cli.small_checkpoint import small_checkpoint
 from tests.models.random_models import random_config, random_model
 
 from amaru.cli.main import main
+from amaru.models import DecoderConfig
 from amaru.models.checkpoint import load, save
-from amaru.nn import MLP
+from amaru.nn import MLP, Mamba2
 
 
 def test_a_copy_is_proven_and_says_what_it_covered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +54,14 @@ def test_uniform_says_what_was_padded_and_by_how_much_it_differs(tmp_path: Path,
     assert main(["convert", str(tmp_path / "a"), str(tmp_path / "b"), "--to", "hf", "--uniform"]) == 0
     told = capsys.readouterr().out
     assert "padded from" in told and "in float32" in told and "in bfloat16" in told
+
+
+def test_padding_that_eps_makes_visible_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    narrow, wide = (Mamba2(heads=2, channels=channels, groups=1, state=4) for channels in (3, 6))
+    save(random_model(DecoderConfig(vocab=40, hidden=12, layers=(narrow, wide), norm_eps=0.1)), tmp_path / "a")
+    assert main(["convert", str(tmp_path / "a"), str(tmp_path / "b"), "--to", "hf", "--uniform"]) == 1
+    assert "was written, but padding changed its logits" in capsys.readouterr().err
+    assert load(tmp_path / "b").config.layers == (wide, wide)
 
 
 @pytest.mark.parametrize(

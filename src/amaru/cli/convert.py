@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from amaru.cli.output import JsonFlag, LiveLine, emit
+from amaru.cli.output import Finding, JsonFlag, LiveLine, emit
 from amaru.report.numbers import count
 
 
@@ -50,6 +50,11 @@ def command(
     with LiveLine() as live:
         found = job.run(verify=not no_verify, report=live.update)
     emit(to_dict(found), json=json, people=show)
+    if found.padding is not None:
+        raise Finding(
+            f"{out} was written, but padding changed its logits by up to {found.padding:.1e} of the largest in float32: the gated norms "
+            "of this model see values so small that eps matters (amaru.models.uniform tells how much)."
+        )
 
 
 def show_plan(facts: Mapping[str, Any], console: Console) -> None:

@@ -23,13 +23,17 @@ from amaru.models.formats import FORMATS, format_of, open_checkpoint
 from amaru.models.source import Source, shapes
 from amaru.models.targets import TARGETS, Request, bytes_of
 from amaru.models.uniform import Uniform
-from amaru.models.verify import OwnModel, Report, certify
+from amaru.models.verify import EXPLAINED, OwnModel, Report, certify
 
 SPARE = 64 * 2**20  # bytes left free on the disk
 
 
 class Conversion(Config):
-    """What was written, and what proves it. `equal` and `verdict` are the certificate's; None when none was asked for."""
+    """What was written, and what proves it. `equal` and `verdict` are the certificate's; None when none was asked for.
+
+    `differences` are those of the largest logit by dtype; `padding` is the one in fp32 where padded norms leave more of it
+    than rounding would.
+    """
 
     source: str
     source_format: str
@@ -45,6 +49,7 @@ class Conversion(Config):
     equal: bool | None
     verdict: str | None
     differences: dict[str, float]
+    padding: float | None
     certificate: str | None
 
 
@@ -106,6 +111,7 @@ class Job:
             equal=certificate.equal if certificate else None,
             verdict=certificate.verdict if certificate else None,
             differences=_differences(certificate),
+            padding=self._padding(certificate),
             certificate=str(beside(self.out)) if certificate else None,
         )
 
@@ -117,20 +123,29 @@ class Job:
         yield from self.target.remarks(self.written, self.request, self.carried)
 
     def _certificate(self, place: Path, report: Report) -> Certificate:
-        """Padding is compared in fp32 before its factors are rounded, and as it is in the dtype that is stored."""
+        """Padding is compared in fp32 before its factors are rounded, and as it is in the dtype that is stored.
+
+        What eps leaves in padded norms is no reason to refuse the copy, but is part of the certificate.
+        """
         found = open_checkpoint(place)
         rounded = found.dtype("embedding.weight") != torch.float32 or self.request.dtype == "q8_0"
         exact = Uniform(self.source, torch.float32) if self.request.uniform and rounded else None
+        padded = self.written if isinstance(self.written, Uniform) and not self.written.exact else None
         certificate = certify(
             OwnModel(self.source, self.request.source),
             OwnModel(found, str(self.out), in_fp32=exact),
             tensors=self.written,
-            judged=self._judged(found, exact is not None),
+            explained=OwnModel(self.source, self.request.source, prepare=padded.with_its_eps) if padded else None,
+            judged=(EXPLAINED,) if padded else self._judged(found, exact is not None),
             report=report,
         )
         if not certificate.equal:
             raise CheckpointError(f"The copy of {self.request.source} is not the same model, so it was not kept: {certificate.verdict}.")
         return certificate
+
+    def _padding(self, certificate: Certificate | None) -> float | None:
+        beyond = certificate and self.request.uniform and certificate.comparisons[0].first_difference
+        return _differences(certificate)["float32"] if beyond else None
 
     def _judged(self, found: Source, exact_in_fp32: bool) -> tuple[str, ...] | None:
         """The dtypes in which both must be one function: all, unless weights were rounded; then that in which they are stored."""

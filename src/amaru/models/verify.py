@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from amaru.models.certificate import Certificate, Comparison, TensorMatch, distance
+from amaru.models.decoder import Decoder
 from amaru.models.formats import open_checkpoint
 from amaru.models.source import Source, pieces, shapes
 from amaru.models.stock import PREFIX, StockModel
@@ -19,6 +20,8 @@ from amaru.nn.batch import Batch
 LENGTHS = (1, 7, 61, 150)  # one token; less than a chunk of the scan; across chunks
 BEYOND = 37  # tokens past a window, for a model that has one
 LONGEST = 4096  # tokens of a window that is crossed; longer ones would take minutes, and a note says that they were not
+
+EXPLAINED = "float32 with the eps of padded norms"
 
 Report = Callable[[str], None]
 
@@ -36,11 +39,14 @@ class Subject(Source, Protocol):
 class OwnModel:
     """A checkpoint of any format as amaru runs it: all sequences in one batch, one layer's weights in memory.
 
-    `in_fp32` runs in its place in fp32: the same model before its weights were rounded to what is stored.
+    `in_fp32` runs in its place in fp32: the same model before its weights were rounded to what is stored. `prepare` may
+    change the decoder before it runs.
     """
 
-    def __init__(self, source: Source, title: str, in_fp32: Source | None = None) -> None:
-        self.source, self.title, self.in_fp32 = source, title, in_fp32
+    def __init__(
+        self, source: Source, title: str, in_fp32: Source | None = None, prepare: Callable[[Decoder], None] = lambda decoder: None
+    ) -> None:
+        self.source, self.title, self.in_fp32, self.prepare = source, title, in_fp32, prepare
         self.path, self.config, self.names = source.path, source.config, source.names
         self.read, self.dtype = source.read, source.dtype
         for offered in ("rows", "rounding"):
@@ -52,6 +58,7 @@ class OwnModel:
 
     def run(self, sequences: list[Tensor], dtype: torch.dtype, report: Report) -> Trace:
         decoder = streamed(self.in_fp32 if self.in_fp32 and dtype == torch.float32 else self.source, dtype)
+        self.prepare(decoder)
         count, name = len(decoder.layers), str(dtype).removeprefix("torch.")
         for index, layer in enumerate(decoder.layers, 1):
             layer.register_forward_hook(lambda *_, index=index: report(f"{self.title} in {name}: layer {index}/{count}"))
@@ -79,6 +86,7 @@ def certify(
     second: Subject,
     *,
     tensors: Source | None = None,
+    explained: Subject | None = None,
     judged: Collection[str] | None = None,
     seed: int = 0,
     lengths: tuple[int, ...] | None = None,
@@ -86,14 +94,15 @@ def certify(
 ) -> Certificate:
     """`verify` of models that are open.
 
-    `tensors` are what the second one's must be, where that is not what the first one has (a padded model); `judged` are
-    the dtypes in which a difference of the runs counts, all unless given.
+    `tensors` are what the second one's must be, where that is not what the first one has (a padded model), and `explained` is
+    the first with what padding leaves: both are compared in fp32 as well. `judged` are the comparisons whose differences
+    count, all unless given.
     """
     lengths = lengths or _lengths(first, second)
     expected = tensors or first
     matches, fingerprints = match(expected, second, report)
     runs = first.config.vocab == second.config.vocab
-    comparisons = _comparisons(first, second, seeded_sequences(first.config.vocab, lengths, seed), report) if runs else ()
+    comparisons = _comparisons(first, second, explained, seeded_sequences(first.config.vocab, lengths, seed), report) if runs else ()
     only_in_a, only_in_b = _without(expected.names, second.names), _without(second.names, expected.names)
     counting = tuple(each for each in comparisons if judged is None or each.dtype in judged)
     differences = [*_tensor_differences(matches, only_in_a, only_in_b), *_place_differences(counting)]
@@ -200,9 +209,16 @@ def _not_crossed(lengths: tuple[int, ...], *subjects: Subject) -> list[str]:
     return [f"no sequence was longer than the window of {window} tokens, so what lies behind it was not compared" for window in wide]
 
 
-def _comparisons(first: Subject, second: Subject, sequences: list[Tensor], report: Report) -> tuple[Comparison, ...]:
-    exact = first.run(sequences, torch.float32, report)
-    comparisons = [Comparison.of(exact, second.run(sequences, torch.float32, report), exact, "float32")]
+def _comparisons(
+    first: Subject, second: Subject, explained: Subject | None, sequences: list[Tensor], report: Report
+) -> tuple[Comparison, ...]:
+    exact, other = (subject.run(sequences, torch.float32, report) for subject in (first, second))
+    comparisons = [Comparison.of(exact, other, exact, "float32")]
+    if explained:
+        one = explained.run(sequences, torch.float32, report)
+        comparisons.append(Comparison.of(one, other, one, EXPLAINED))
+        del one
+    del other
     stored = next((dtype for dtype in (each.dtype("embedding.weight") for each in (first, second)) if dtype != torch.float32), None)
     if stored is not None:
         one, other = (subject.run(sequences, stored, report) for subject in (first, second))
