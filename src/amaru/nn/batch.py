@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -70,17 +71,33 @@ class Batch:
         positions = positions.index_copy(0, real, self.positions + count)
         return Batch(ids, positions, cu_seqlens, self.slots), real
 
-    @property
+    # Every layer asks for these, so each is found out once.
+
+    @cached_property
     def lengths(self) -> Tensor:
         """[S] tokens of each sequence in this batch."""
         return self.cu_seqlens.diff()
 
-    @property
+    @cached_property
     def ends(self) -> Tensor:
         """[S] how many places each sequence has, this batch included."""
         return self.positions[self.cu_seqlens[1:] - 1] + 1
 
-    @property
+    @cached_property
     def fresh(self) -> Tensor:
         """[S] bool: the sequence begins here, so its state is zero whatever its slot held before."""
         return self.positions[self.cu_seqlens[:-1]] == 0
+
+    @cached_property
+    def singles(self) -> int:
+        """How many sequences in front bring one token each: those that decode, where they come first."""
+        lengths = self.lengths.tolist()
+        return next((index for index, length in enumerate(lengths) if length != 1), len(lengths))
+
+    @cached_property
+    def longer(self) -> "Batch":
+        """The sequences behind those."""
+        first = self.singles
+        slots = None if self.slots is None else self.slots[first:]
+        pages = None if self.pages is None else {sight: table[first:] for sight, table in self.pages.items()}
+        return Batch(self.ids[first:], self.positions[first:], self.cu_seqlens[first:] - first, slots, pages)

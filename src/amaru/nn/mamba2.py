@@ -15,6 +15,7 @@ from amaru.nn.layer import LayerConfig, Mixer, Probe, fp32, tensor
 from amaru.nn.linear import Linear
 from amaru.ops.causal_conv1d import causal_conv1d
 from amaru.ops.gated_rmsnorm import gated_rmsnorm
+from amaru.ops.mamba2_step import Weights, mamba2_step
 from amaru.ops.ssd import ssd
 
 INNER = "group head channel"
@@ -142,11 +143,31 @@ class Mamba2Mixer(Mixer):
         self.out_proj = Linear(hidden, config.inner)
 
     def forward(self, u: Tensor, batch: Batch, state: dict[str, Tensor] | None = None) -> Tensor:
-        z, xBC, dt = self._split(self.in_proj(u))
+        return self.out_proj(self._mix(self.in_proj(u), batch, state))
+
+    def _mix(self, projected: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
+        """What lies between the projections; sequences of one token that lead a batch with state go a shorter way."""
+        if state is None or not batch.singles:
+            return self._whole(projected, batch, state)
+        if batch.singles == len(projected):
+            return self._step(projected, batch, state)
+        parts = projected[: batch.singles], projected[batch.singles :]
+        return torch.cat([self._step(parts[0], batch, state), self._whole(parts[1], batch.longer, state)])
+
+    def _step(self, projected: Tensor, batch: Batch, state: dict[str, Tensor]) -> Tensor:
+        assert batch.slots is not None, "a state is addressed by slots"
+        conv, norm, config = self.conv1d, self.norm, self.config
+        own = Weights(
+            conv.weight, conv.bias, self.dt_bias, self.A_log, self.D, norm.weight, config.groups, self.norm_eps, config.time_step_limit
+        )
+        slots, fresh = batch.slots[: len(projected)], batch.fresh[: len(projected)]
+        return mamba2_step(projected, state["conv"], state["ssm"], slots, fresh, own)
+
+    def _whole(self, projected: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
+        z, xBC, dt = self._split(projected)
         x, B, C = self._conv(xBC, batch, state)
         y = self._scan(x, self._time_step(dt), B, C, batch, state)
-        y = gated_rmsnorm(y, z, self.norm.weight, groups=self.config.groups, eps=self.norm_eps)
-        return self.out_proj(y)
+        return gated_rmsnorm(y, z, self.norm.weight, groups=self.config.groups, eps=self.norm_eps)
 
     def _split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, dt = projected[:, self.rows["z"]], projected[:, self.rows["dt"]]

@@ -3,7 +3,7 @@
 Here live functions of tensors; parameters and state pools do not. Imports torch and `amaru.errors`, nothing above.
 """
 
-from amaru.ops import attention, causal_conv1d, gated_rmsnorm, head_loss, linear, paged_attention, selective_scan, ssd
+from amaru.ops import attention, causal_conv1d, gated_rmsnorm, head_loss, linear, mamba2_step, paged_attention, selective_scan, ssd
 from amaru.ops.backends import explain
 from amaru.ops.exactness import exact
 
@@ -15,6 +15,7 @@ __all__ = [
     "gated_rmsnorm",
     "head_loss",
     "linear",
+    "mamba2_step",
     "paged_attention",
     "selective_scan",
     "ssd",

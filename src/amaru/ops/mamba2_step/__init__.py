@@ -1,0 +1,65 @@
+"""One token of Mamba-2 for each of many sequences: convolution, scan and gated norm in one pass over states that stay where they are."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from amaru.errors import ConfigError
+from amaru.ops.arguments import expect_shape
+from amaru.ops.backends import Backend, Op
+from amaru.ops.mamba2_step import composed, native
+from amaru.ops.mamba2_step.weights import Weights
+from amaru.ops.native import lacks
+
+__all__ = ["Weights", "mamba2_step"]
+
+
+def mamba2_step(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights) -> Tensor:
+    """What `causal_conv1d`, `ssd` and `gated_rmsnorm` make of one token of each sequence.
+
+    >>> y = mamba2_step(in_proj(u), state["conv"], state["ssm"], slots, fresh, weights)
+
+    projected [S, rows], its rows z | x | B | C | dt; conv [slots, rows of x, B and C, taps - 1] and ssm [slots, heads, channels,
+    state] are the pool, of which the rows `slots` [S] int64, all different, are read and written in place; a sequence that is
+    `fresh` [S] bool starts from zero. Everything is computed in at least float32; states may be stored in bfloat16.
+
+    Returns [S, heads * channels] in projected's dtype, ready for the output projection.
+    Raises `ConfigError` for shapes that do not fit, `BackendError` if a forced backend refuses.
+    """
+    _check(projected, conv, ssm, slots, fresh, weights)
+    if STEP.lean and native.refuses(projected, conv, ssm, slots, fresh, weights) is None:
+        return native.mamba2_step(projected, conv, ssm, slots, fresh, weights)
+    return STEP(projected, conv, ssm, slots, fresh, weights)
+
+
+def _check(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights) -> None:
+    if projected.dim() != 2 or conv.dim() != 3 or ssm.dim() != 4 or len(conv) != len(ssm) or ssm.shape[1] % weights.groups:
+        raise ConfigError(
+            f"A step takes projected [S, rows], conv [slots, rows, taps - 1] and ssm [slots, heads, channels, state], heads a multiple "
+            f"of {weights.groups} groups; got {list(projected.shape)}, {list(conv.shape)} and {list(ssm.shape)}."
+        )
+    heads, channels, state = ssm.shape[1:]
+    conv_rows = heads * channels + 2 * weights.groups * state
+    if projected.shape[1] != heads * channels + conv_rows + heads or conv.shape[1] != conv_rows:
+        raise ConfigError(
+            f"{heads} heads x {channels} with {weights.groups} groups of state {state} are {conv_rows} rows of the convolution and "
+            f"{heads * channels + conv_rows + heads} of the projection; got {conv.shape[1]} and {projected.shape[1]}."
+        )
+    expect_shape("conv_weight", weights.conv_weight, conv_rows, 1, conv.shape[2] + 1)
+    if slots.dtype is not torch.int64 or fresh.dtype is not torch.bool or not len(slots) == len(fresh) == len(projected):
+        raise ConfigError(f"slots [S] are int64 and fresh [S] bool, for {len(projected)} sequences; got {slots.dtype} and {fresh.dtype}.")
+
+
+def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
+    heads, channels, groups, state, taps = 2, 4, 1, 8, 4
+    rows = heads * channels + 2 * groups * state
+    one = torch.ones(heads)
+    weights = Weights(torch.zeros(rows, 1, taps), torch.zeros(rows), one, one, one, torch.ones(8), groups, 1e-5, (0.0, math.inf))
+    states = torch.zeros(1, rows, taps - 1, dtype=dtype), torch.zeros(1, heads, channels, state)
+    return (torch.zeros(1, 8 + rows + heads, dtype=dtype), *states, torch.tensor([0]), torch.tensor([True]), weights), {}
+
+
+STEP = Op(
+    "mamba2_step", _sample, Backend("native", native.mamba2_step, native.refuses, lacks), Backend("composed", composed.mamba2_step)
+)
