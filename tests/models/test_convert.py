@@ -256,12 +256,14 @@ def test_places_that_are_taken_are_refused_before_anything_is_written(tmp_path: 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("text")
     (tmp_path / "file").write_text("text")
+    (tmp_path / "empty").mkdir()
     cases: list[tuple[str, str, type[AmaruError]]] = [
         ("source", "hf", ConfigError),
         (".", "hf", ConfigError),
         ("mine", "hf", CheckpointError),
         ("mine", "megatron", CheckpointError),
         ("file", "gguf", CheckpointError),
+        ("empty", "gguf", CheckpointError),
         ("file", "hf", CheckpointError),
     ]
     before = listing(tmp_path)

@@ -202,7 +202,7 @@ def _check_place(source: Path, out: Path, to: str) -> None:
     """Only a checkpoint is replaced, and never the source itself."""
     if out.resolve() in (source.resolve(), *source.resolve().parents):
         raise ConfigError(f"The copy would take the place of its source {source}; give another place.")
-    empty = out.is_dir() and not any(out.iterdir())
+    empty = not TARGETS[to].is_file and out.is_dir() and not any(out.iterdir())
     if out.exists() and not empty and format_of(out) != to:
         raise CheckpointError(f"{out} exists and is no checkpoint of the format {to}, so it is not replaced; choose another place.")
 
