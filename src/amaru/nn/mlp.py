@@ -12,12 +12,13 @@ from amaru.axes import Axes, Axis, TensorSpec
 from amaru.nn.batch import Batch
 from amaru.nn.layer import LayerConfig, Mixer, Probe, tensor
 from amaru.nn.linear import Linear
+from amaru.ops.squared_relu import squared_relu
 
 Activation = Literal["relu2", "silu"]
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
-    return F.relu(x).square() if activation == "relu2" else F.silu(x)
+    return squared_relu(x) if activation == "relu2" else F.silu(x)
 
 
 class MLP(LayerConfig):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from amaru.axes import TensorSpec
 from amaru.nn.layer import tensor
+from amaru.ops.rms_norm import rms_norm
 
 NormKind = Literal["rmsnorm", "layernorm1p"]
 
@@ -21,8 +22,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, eps=self.eps)
 
     def initialise(self) -> None:
         self.weight.fill_(1)

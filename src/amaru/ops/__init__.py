@@ -3,7 +3,19 @@
 Here live functions of tensors; parameters and state pools do not. Imports torch and `amaru.errors`, nothing above.
 """
 
-from amaru.ops import attention, causal_conv1d, gated_rmsnorm, head_loss, linear, mamba2_step, paged_attention, selective_scan, ssd
+from amaru.ops import (
+    attention,
+    causal_conv1d,
+    gated_rmsnorm,
+    head_loss,
+    linear,
+    mamba2_step,
+    paged_attention,
+    rms_norm,
+    selective_scan,
+    squared_relu,
+    ssd,
+)
 from amaru.ops.backends import explain
 from amaru.ops.exactness import exact
 
@@ -17,6 +29,8 @@ __all__ = [
     "linear",
     "mamba2_step",
     "paged_attention",
+    "rms_norm",
     "selective_scan",
+    "squared_relu",
     "ssd",
 ]
