@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from amaru.axes import Selection
+from amaru.config import to_dict
 from amaru.errors import ConfigError
 from amaru.models.checkpoint import kept
 from amaru.models.decoder import Decoder, DecoderConfig
@@ -48,11 +49,13 @@ PADDED: dict[type[LayerConfig], set[str]] = {
 
 
 def uniform_config(config: DecoderConfig) -> DecoderConfig:
-    """The same stack with every layer of a kind as wide as the widest of them in each axis.
+    """The same stack with every layer of a kind as wide as the widest of them in each axis; one that is published as it is stays.
 
     Raises `ConfigError` naming the axis and the layers for widths that zeros cannot make equal, and for a stack that no
     published `config.json` could say at one width either.
     """
+    if family_for(config) is not own:
+        return config
     padded = {kind: _widest(kind, [layer for layer in config.layers if type(layer) is kind]) for kind in set(map(type, config.layers))}
     uniform = replace(config, layers=tuple(padded[type(layer)] for layer in config.layers))
     if family_for(uniform) is own:
@@ -77,7 +80,10 @@ def _widest(kind: type[LayerConfig], layers: list[Any]) -> Any:
 
 
 def _unlike(kind: type[LayerConfig], layers: list[Any]) -> ConfigError:
-    return ConfigError(f"{kind.__name__} layers differ here in more than their widths: {' and '.join(map(repr, dict.fromkeys(layers)))}.")
+    said = [to_dict(layer) for layer in layers]
+    values = {name: list(dict.fromkeys(str(each[name]) for each in said)) for name in said[0]}
+    differing = "; ".join(f"{name} is {' and '.join(found)}" for name, found in values.items() if len(found) > 1)
+    return ConfigError(f"{kind.__name__} layers differ here in what zeros cannot make equal: {differing}.")
 
 
 class Uniform:
