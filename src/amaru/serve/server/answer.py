@@ -98,5 +98,8 @@ class Answer:
             raise Refusal(503, "The server is going down and cannot finish this request.", retry_after=RETRY_AFTER)
 
     def _too_late(self) -> None:
+        """Does not wait until the engine has noticed."""
         self._late = True
         self.cancel()
+        for index, handle in enumerate(self.handles):
+            self._events.put_nowait(Part(index, handle, Event(finish="cancelled")))
