@@ -347,15 +347,15 @@ REFUSED: dict[str, tuple[DecoderConfig, str]] = {
     "Mamba widths": (changed(3, state=5), "one width for all Mamba layers, and this model has 2; .*--uniform"),
     "head widths": (changed(5, channels=2), "one head width for all attention layers, and this model has 2; .*--uniform"),
     "a time step limit": (changed(0, time_step_limit=(0.001, math.inf)), r"dt is clamped, .* \(0\.001, inf\)"),
-    "rotary embedding": (changed(2, channels=4, rope=Rope()), "no layer like layer 2"),
-    "biases": (changed(2, bias=True), "no layer like layer 2"),
-    "a gate": (changed(1, gated=True), "no layer like layer 1"),
-    "another activation": (changed(1, activation="silu"), "no layer like layer 1"),
+    "rotary embedding": (changed(2, channels=4, rope=Rope()), "no layer of .* is like layer 2"),
+    "biases": (changed(2, bias=True), "no layer of .* is like layer 2"),
+    "a gate": (changed(1, gated=True), "no layer of .* is like layer 1"),
+    "another activation": (changed(1, activation="silu"), "no layer of .* is like layer 1"),
     "LayerNorm": (replace(model().config, norm="layernorm1p"), "RMSNorm"),
-    "no Mamba": (random_config(0, "*-*"), "needs Mamba and attention layers, and this stack has 0 and 2"),
+    "no Mamba": (random_config(0, "*-*"), "needs Mamba and attention layers, and this one has 0 and 2"),
     "experts that differ": (replace(with_experts(0).config, layers=(*with_experts(0).config.layers, random_moe(3))), "one shape for all"),
     "experts and MLPs": (replace(with_experts(0).config, layers=(*with_experts(0).config.layers, MLP(ffn=9))), "one shape for all"),
-    "no attention": (random_config(0, "M-M"), "needs Mamba and attention layers, and this stack has 2 and 0"),
+    "no attention": (random_config(0, "M-M"), "needs Mamba and attention layers, and this one has 2 and 0"),
 }
 
 

@@ -31,12 +31,12 @@ def refuses(config: DecoderConfig) -> str | None:
     """
     for index, layer in enumerate(config.layers):
         if not _is_plain(layer):
-            return f"llama.cpp's {DENSE} has no layer like layer {index} ({layer.kind}: {layer.describe()})"
+            return f"no layer of llama.cpp's {DENSE} is like layer {index} ({layer.kind}: {layer.describe()})"
     if config.norm != "rmsnorm" or config.meta_tokens:
-        return f"llama.cpp's {DENSE} has RMSNorm and no meta tokens"
+        return f"a stack for llama.cpp's {DENSE} has RMSNorm and no meta tokens"
     mamba, attention, experts = (_of(config, kind) for kind in (Mamba2, Attention, MoE))
     if not mamba or not attention:
-        return f"llama.cpp's {DENSE} needs Mamba and attention layers, and this stack has {len(mamba)} and {len(attention)}"
+        return f"a stack for llama.cpp's {DENSE} needs Mamba and attention layers, and this one has {len(mamba)} and {len(attention)}"
     if any(layer.time_step_limit != (0.0, math.inf) for layer in mamba):
         return f"GGUF cannot say that dt is clamped, and this model clamps it to {mamba[0].time_step_limit}"
     widths = {replace(layer, chunk_size=1) for layer in mamba}
