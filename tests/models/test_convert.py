@@ -3,6 +3,9 @@
 import json
 import math
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,6 +311,9 @@ def test_a_model_larger_than_the_disk_is_refused_before_it_is_read(tmp_path: Pat
     os.truncate(tmp_path / "source" / "model.safetensors", 8 + len(text) + reached)
     with pytest.raises(StorageError, match=r"needs 2199\.0 GB"):
         Job(Request(source=str(tmp_path / "source"), out=str(tmp_path / "out"), to="hf"))
+    (tmp_path / ".out.123.partial").mkdir()
+    with pytest.raises(StorageError, match=r"killed conversions left may be deleted .*\.out\.123\.partial"):
+        Job(Request(source=str(tmp_path / "source"), out=str(tmp_path / "out"), to="hf"))
 
 
 def test_a_decoder_is_what_it_was(tmp_path: Path) -> None:
@@ -320,3 +326,27 @@ def test_a_decoder_is_what_it_was(tmp_path: Path) -> None:
     convert(tmp_path / "b", tmp_path / "c", "hf")
     back: Decoder = load(tmp_path / "c")
     assert all(torch.equal(back.get_parameter(name), weight) for name, weight in decoder.named_parameters())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("to", ["hf", "megatron", "nemo"])
+def test_a_killed_conversion_leaves_what_was_there(to: str, tmp_path: Path) -> None:
+    """Killed at eight moments between its start and its end, with an older copy under its name."""
+    config = replace(HYBRID, vocab=40_000, hidden=256)
+    save(random_model(config, 1), tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "out", to, dtype="bf16")
+    before = listing(tmp_path / "out")
+    words = [sys.executable, "-m", "amaru", "convert", str(tmp_path / "source"), str(tmp_path / "out"), "--to", to]
+    start = time.monotonic()
+    subprocess.run([*words[:4], str(tmp_path / "source"), str(tmp_path / "timed"), "--to", to], check=True, capture_output=True)
+    whole = time.monotonic() - start
+    for eighth in range(1, 9):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(whole * eighth / 9)
+        process.kill()
+        process.wait()
+        found = listing(tmp_path / "out")
+        if found != before:  # it was finished: then it is whole
+            assert_same_bits(tmp_path / "source", tmp_path / "out")
+            convert(tmp_path / "source", tmp_path / "out", to, dtype="bf16")
+            before = listing(tmp_path / "out")

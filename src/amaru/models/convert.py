@@ -211,7 +211,9 @@ def _check_space(out: Path, needed: int) -> None:
     there = next(parent for parent in out.absolute().parents if parent.exists())
     free = shutil.disk_usage(there).free
     if needed + SPARE > free:
-        raise StorageError(f"{out} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; choose another place.")
+        killed = sorted(str(path) for path in there.glob(f".{out.name}*.partial"))
+        advice = f"what killed conversions left may be deleted ({', '.join(killed)})" if killed else "choose another place"
+        raise StorageError(f"{out} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; {advice}.")
 
 
 def _parameters(source: Source) -> int:
