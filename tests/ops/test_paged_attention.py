@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from tests.ops.oracle import BF16, FP32, assert_close
 from torch import Tensor
 
 from amaru.errors import ConfigError
-from amaru.ops.attention import attention
-from amaru.ops.paged_attention import paged_attention
+from amaru.ops.attention import attention, reference
+from amaru.ops.paged_attention import native, paged_attention
 
 PAGE, KV_HEADS, HEADS, QK, V = 4, 2, 6, 5, 7
 ENDS, NEW = [1, 9, 4, 23], [1, 3, 4, 1]
@@ -55,3 +56,65 @@ def test_what_does_not_fit_is_said() -> None:
         paged_attention(q, pool, pool, torch.tensor([[0, 1]]), lengths=torch.tensor([9]), **asked)
     with pytest.raises(ConfigError, match="kv_heads"):
         paged_attention(q, pool[..., 1:], pool, torch.tensor([[0]]), lengths=torch.tensor([1]), **asked)
+
+
+WIDE = {"narrow": (6, 2, 5, 7), "wide": (8, 2, 128, 128), "alone": (3, 3, 33, 70), "shared": (10, 1, 64, 16)}  # heads, kv heads, qk, v
+
+
+def arguments(name: str, ends: list[int], new: list[int], dtype: torch.dtype) -> tuple[list[Tensor], dict[str, Tensor], list[list[Tensor]]]:
+    """q, pools and pages for the op, and keys and values of each sequence for the oracle."""
+    heads, kv_heads, qk, v = WIDE[name]
+    pages = torch.randperm(len(ends) * 200, generator=torch.Generator().manual_seed(0)).view(len(ends), 200)
+    rows = [[drawn(end, kv_heads, width, seed=end + width).to(dtype) for end in ends] for width in (qk, v)]
+    pools = [scattered(each, pages).to(dtype) for each in rows]
+    q, bounds = drawn(sum(new), heads, qk, seed=1).to(dtype), torch.tensor([0, *new]).cumsum(0)
+    return [q, *pools, pages], {"cu_seqlens": bounds, "lengths": torch.tensor(ends)}, rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("window", "sinks"), [(None, 0), (300, 0), (37, 3), (0, 1)])
+@pytest.mark.parametrize("name", WIDE)
+def test_native_reads_pages_in_place(name: str, window: int | None, sinks: int, dtype: torch.dtype) -> None:
+    given, asked, (keys, values) = arguments(name, [1, 9, 260, 777], [1, 3, 1, 7], dtype)
+    seen = {"scale": 0.3, "window": window, "sinks": sinks}
+    found = native.paged_attention(*given, **asked, **seen)
+    rows = [[tensor.double() for tensor in each] for each in (keys, values)]
+    expected = reference.attention(given[0].double(), *rows, cu_seqlens=asked["cu_seqlens"], **seen)
+    assert found.dtype == dtype
+    assert_close([found], [expected], FP32 if dtype == torch.float32 else BF16)
+
+
+@pytest.mark.parametrize("window", [None, 300])
+def test_native_bits_depend_on_neither_threads_nor_company(window: int | None) -> None:
+    given, asked, _ = arguments("wide", [600, 9, 777], [5, 1, 1], torch.bfloat16)
+    together = native.paged_attention(*given, **asked, scale=0.3, window=window, sinks=2)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for i in range(5):  # the queries of the first sequence, one at a time
+            lengths, bounds = torch.tensor([596 + i]), torch.tensor([0, 1])
+            alone = native.paged_attention(
+                given[0][i : i + 1], *given[1:3], given[3][:1], cu_seqlens=bounds, lengths=lengths, scale=0.3, window=window, sinks=2
+            )
+            assert torch.equal(alone[0], together[i])
+    torch.set_num_threads(1)
+
+
+def test_short_sequences_in_front_of_a_long_one() -> None:
+    given, asked, (keys, values) = arguments("narrow", [30, 9, 90, 12], [1, 3, 40, 2], torch.float32)
+    found = paged_attention(*given, **asked, scale=0.3)
+    assert_close([found], [attention(given[0], keys, values, cu_seqlens=asked["cu_seqlens"], scale=0.3)], FP32)
+
+
+def test_large_scores_do_not_overflow_in_native() -> None:
+    given, asked, (keys, values) = arguments("narrow", [300], [2], torch.float32)
+    found = native.paged_attention(*given, **asked, scale=1e4)
+    assert_close([found], [reference.attention(given[0], keys, values, cu_seqlens=asked["cu_seqlens"], scale=1e4)], FP32)
+
+
+def test_a_page_that_is_none_is_named_by_native() -> None:
+    given, asked, _ = arguments("narrow", [9, 9], [1, 1], torch.float32)
+    given[3][1, 2] = 4000
+    with pytest.raises(ConfigError, match="Sequence 1 of the batch needs pages"):
+        native.paged_attention(*given, **asked, scale=0.3)
+    with pytest.raises(ConfigError, match="of which their queries are part"):
+        paged_attention(*given, cu_seqlens=asked["cu_seqlens"], lengths=torch.tensor([9, 0]), scale=0.3)

@@ -6,7 +6,8 @@ from torch import Tensor
 from amaru.errors import ConfigError
 from amaru.ops.arguments import sequence_lengths
 from amaru.ops.backends import Backend, Op
-from amaru.ops.paged_attention import gathered
+from amaru.ops.native import lacks
+from amaru.ops.paged_attention import gathered, native
 
 
 def paged_attention(
@@ -31,23 +32,39 @@ def paged_attention(
     window and sinks as in `attention`. Returns [T, heads, v].
     Raises `ConfigError` for shapes that do not fit, `BackendError` if a forced backend refuses.
     """
-    _check(q, keys, values, pages, cu_seqlens, lengths)
-    asked = {"cu_seqlens": cu_seqlens, "lengths": lengths, "scale": scale, "window": window, "sinks": sinks}
-    return PAGED_ATTENTION(q, keys, values, pages, **asked)
+    new = _check(q, keys, values, pages, cu_seqlens, lengths)
+    asked = {"scale": scale, "window": window, "sinks": sinks}
+    short = next((index for index, count in enumerate(new) if count > native.MOST_QUERIES), len(new))
+    if short in (0, len(new)):
+        return PAGED_ATTENTION(q, keys, values, pages, cu_seqlens=cu_seqlens, lengths=lengths, **asked)
+    # Those that decode come first, and each kind has its backend.
+    tokens = sum(new[:short])
+    parts = (
+        PAGED_ATTENTION(q[:tokens], keys, values, pages[:short], cu_seqlens=cu_seqlens[: short + 1], lengths=lengths[:short], **asked),
+        PAGED_ATTENTION(
+            q[tokens:], keys, values, pages[short:], cu_seqlens=cu_seqlens[short:] - tokens, lengths=lengths[short:], **asked
+        ),
+    )
+    return torch.cat(parts)
 
 
-def _check(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, cu_seqlens: Tensor, lengths: Tensor) -> None:
-    count = len(sequence_lengths(cu_seqlens, len(q)))
+def _check(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, cu_seqlens: Tensor, lengths: Tensor) -> list[int]:
+    """How many queries each sequence has."""
+    new = sequence_lengths(cu_seqlens, len(q))
+    count, ends = len(new), lengths.tolist()
     if keys.dim() != 4 or keys.shape[:3] != values.shape[:3] or keys.shape[3] != q.shape[2] or q.shape[1] % keys.shape[2]:
         raise ConfigError(
             f"keys and values are [pages, page, kv_heads, channels] for queries {list(q.shape)}; got {list(keys.shape)} and "
             f"{list(values.shape)}."
         )
     room = pages.shape[1] * keys.shape[1]
-    if len(pages) != count or len(lengths) != count or max(lengths.tolist(), default=0) > room:
+    fits = len(pages) == len(ends) == count and all(queries <= end <= room for queries, end in zip(new, ends, strict=True))
+    if not fits:
         raise ConfigError(
-            f"{count} sequences need pages for their lengths; got {lengths.tolist()} and {list(pages.shape)} pages of {keys.shape[1]}."
+            f"{count} sequences need pages for their lengths, of which their queries are part; got lengths {ends}, queries {new} and "
+            f"{list(pages.shape)} pages of {keys.shape[1]}."
         )
+    return new
 
 
 def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
@@ -56,4 +73,9 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
     return (q, pool, pool, torch.tensor([[1]])), asked
 
 
-PAGED_ATTENTION = Op("paged_attention", _sample, Backend("gathered", gathered.paged_attention))
+PAGED_ATTENTION = Op(
+    "paged_attention",
+    _sample,
+    Backend("native", native.paged_attention, native.refuses, lacks),
+    Backend("gathered", gathered.paged_attention),
+)

@@ -1,0 +1,78 @@
+"""Few queries over pages, compiled for the CPU: every key and value is read once, where it lies (native/paged_attention.cpp)."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from amaru.errors import ConfigError
+from amaru.ops.native import kernel, short
+
+MOST_QUERIES = 16  # of a sequence: more are worth a product of matrices
+SERVED = (torch.bfloat16, torch.float32)
+ELEVEN = ctypes.c_int64 * 11
+
+
+def refuses(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    pages: Tensor,
+    *,
+    cu_seqlens: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int | None = None,
+    sinks: int = 0,
+) -> str | None:
+    if not q.is_cpu or q.dtype not in SERVED or not q.dtype == keys.dtype == values.dtype:
+        return f"serves float32 and bfloat16 of one kind on the CPU, got {short(q.dtype)} and {short(keys.dtype)} on {q.device.type}"
+    if not (keys.is_contiguous() and values.is_contiguous()):
+        return "needs contiguous pools"
+    if torch.is_grad_enabled() and (q.requires_grad or keys.requires_grad):
+        return "records no gradients"
+    if (most := int(cu_seqlens.diff().max())) > MOST_QUERIES:
+        return f"serves up to {MOST_QUERIES} queries of a sequence, got {most}"
+    return None
+
+
+def paged_attention(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    pages: Tensor,
+    *,
+    cu_seqlens: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int | None = None,
+    sinks: int = 0,
+) -> Tensor:
+    heads, qk = q.shape[1:]
+    if q.stride(2) != 1 or q.stride(1) != qk:
+        q = q.contiguous()
+    bounds, lengths, pages = (tensor.to(torch.int64).contiguous() for tensor in (cu_seqlens, lengths, pages))
+    out = q.new_empty(len(q), heads, values.shape[3])
+    sizes = ELEVEN(
+        len(lengths),
+        heads,
+        keys.shape[2],
+        qk,
+        values.shape[3],
+        keys.shape[1],
+        len(keys),
+        pages.shape[1],
+        -1 if window is None else window,
+        sinks,
+        q.stride(0),
+    )
+    wrong = kernel("paged_attention", "ipf" + "p" * 7 + "i", returns=True)(
+        q.dtype is torch.bfloat16,
+        ctypes.addressof(sizes),
+        scale,
+        *(tensor.data_ptr() for tensor in (bounds, lengths, pages, q, keys, values, out)),
+        torch.get_num_threads(),
+    )
+    if wrong >= 0:
+        raise ConfigError(f"Sequence {wrong} of the batch needs pages that the pool of {len(keys)} does not have: {pages[wrong].tolist()}.")
+    return out
