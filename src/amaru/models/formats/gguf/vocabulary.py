@@ -114,8 +114,8 @@ def _tokens(tokenizer: Tokenizer, added: list[dict[str, Any]], rows: int) -> tup
 def _special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
     """The named ids, and what is put around every text."""
     bare, whole = (tokenizer.backend.encode("a", add_special_tokens=special).ids for special in (False, True))
-    place = next((place for place in range(len(whole)) if whole[place : place + len(bare)] == bare), 0)
-    before, after = whole[:place], whole[place + len(bare) :]
+    place = next((place for place in range(len(whole)) if whole[place : place + len(bare)] == bare), None)
+    before, after = (whole, whole) if place is None else (whole[:place], whole[place + len(bare) :])
     if before not in ([], [tokenizer.bos_id]) or after not in ([], [tokenizer.eos_id]):
         raise _refusal(f"it puts {before} before and {after} behind every text, and llama.cpp can put bos and eos only")
     ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "padding": tokenizer.pad_id}
