@@ -21,6 +21,7 @@ from amaru.data.tokenizer import Tokenizer
 from amaru.errors import AmaruError, BusyError, ConfigError
 from amaru.models.decoder import Decoder
 from amaru.serve.budget import room_for
+from amaru.serve.constraint import Constraints
 from amaru.serve.forward import CHUNK_TOKENS, Work, hidden_after
 from amaru.serve.prefix import PrefixCache
 from amaru.serve.request import Event, Handle, Settings
@@ -96,6 +97,7 @@ class Engine:
         room = room or room_for(decoder, config.memory, config.max_running, self.max_tokens, config.chunk_tokens, config.prefix_bytes)
         self._pool = StatePool(decoder, room, self.max_tokens)
         self._slots = room.slots
+        self._constraints = Constraints(tokenizer, decoder.config.vocab)
         self._prefixes = PrefixCache(self._pool, config.prefix_bytes) if config.prefix_bytes else None
         self._waiting: deque[Running] = deque()
         self._running: list[Running] = []
@@ -109,15 +111,17 @@ class Engine:
         """Queue a request; `on_event(handle, event)` is called on the engine's thread, the last time with a `finish`.
 
         `boundaries` are lengths of the prompt after which others are likely to go on (the end of a system prompt).
-        Raises `ConfigError` for a prompt that cannot be run, `CapacityError` for one that would never fit, `BusyError` when the
-        queue is full or the engine is stopping.
+        Raises `ConfigError` for a prompt that cannot be run or a schema that cannot be kept to (`BackendError` without llguidance),
+        `CapacityError` for a request that would never fit, `BusyError` when the queue is full or the engine is stopping.
         """
         prompt = list(prompt)
         self._check(prompt)
         self._pool.check(len(prompt) + settings.max_tokens, self.config.chunk_tokens)
+        constraint = None if settings.schema is None else self._constraints.of(settings.schema, settings.stop)
         handle = Handle(f"request-{next(self._numbers)}", len(prompt), lambda: self._cancel(running))
         places = [*boundaries, *range(self.config.prefix_every, len(prompt), self.config.prefix_every)]
-        running = Running(handle, prompt, settings, on_event, self.tokenizer, [place for place in places if 0 < place < len(prompt)])
+        places = [place for place in places if 0 < place < len(prompt)]
+        running = Running(handle, prompt, settings, on_event, self.tokenizer, places, constraint)
         with self._changed:
             if self._stopping or len(self._waiting) >= self.config.max_waiting:
                 reason = "is stopping" if self._stopping else f"has {len(self._waiting)} requests waiting, as many as it takes"

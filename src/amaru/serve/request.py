@@ -21,7 +21,8 @@ class Settings(Config):
     stop_strings            texts that end it; neither the one that did nor anything behind it is part of the text
     logprobs                also give each token's log-probability, and those of this many of the likeliest; None: none
     prompt_logprobs         the same for every token of the prompt but its first
-    schema                  a JSON schema that the text will satisfy
+    schema                  a JSON schema that the text satisfies when it finishes with "stop"; one cut at `max_tokens` may be left
+                            open, as everywhere. {} is any JSON object. An answer that is whole ends, whatever `min_tokens` says
     """
 
     max_tokens: int = Field(default=128, gt=0)
@@ -38,6 +39,8 @@ class Settings(Config):
             raise ConfigError(f"Settings.min_tokens must be at most max_tokens; got {self.min_tokens} and {self.max_tokens}.")
         if "" in self.stop_strings:
             raise ConfigError("Settings.stop_strings holds an empty text, which would end every answer before it begins.")
+        if self.schema is not None and self.stop_strings:
+            raise ConfigError("Settings has a schema and stop_strings, which would cut the answer in the middle; give one of them.")
 
 
 @dataclass(frozen=True)

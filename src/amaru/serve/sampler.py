@@ -98,7 +98,11 @@ class Sampler:
         if not logits.isfinite().all():
             raise CheckpointError("The model's logits are not finite: its weights are damaged, or overflow their dtype (try another).")
         if allowed is not None:
-            logits = logits.masked_fill(~allowed, -torch.inf)
+            places = allowed.nonzero()[:, 0]
+            return int(places[self._choice(logits[places])])
+        return self._choice(logits)
+
+    def _choice(self, logits: Tensor) -> int:
         if self.sampling.temperature == 0:
             return int(logits.argmax())
         p, ids = candidates(logits.cpu(), self.sampling)

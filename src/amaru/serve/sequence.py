@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from amaru.data.tokenizer import Tokenizer
+from amaru.serve.constraint import Constraint
 from amaru.serve.request import Event, Finish, Handle, Settings, Token
 from amaru.serve.sampler import Sampler, penalised
 from amaru.serve.state_pool import Lease
@@ -28,6 +29,7 @@ class Running:
         on_event: OnEvent,
         tokenizer: Tokenizer | None = None,
         boundaries: Sequence[int] = (),
+        constraint: Constraint | None = None,
     ) -> None:
         self.handle = handle
         self.ids = list(prompt)
@@ -43,6 +45,7 @@ class Running:
         self._prompt = set(prompt) if settings.sampling.penalises else set()
         self._stream = None if tokenizer is None else TextStream(tokenizer, prompt)
         self._gate = StopGate(settings.stop_strings)
+        self._constraint = constraint
 
     @property
     def prompt(self) -> list[int]:
@@ -66,8 +69,10 @@ class Running:
     def choose(self, logits: Tensor) -> Event:
         """The next token from logits [vocab]: sets `finish` when it ends the request; a stop token is not part of it."""
         token = self._sampler(self._penalised(logits), self._allowed(logits))
-        if token in self.settings.stop:
+        if token in self.settings.stop or (self._constraint and self._constraint.ends(token)):
             return self.end("stop")
+        if self._constraint:
+            self._constraint.advance(token)
         self.ids.append(token)
         self._answer[token] += 1
         self.handle.completion_tokens += 1
@@ -77,8 +82,9 @@ class Running:
         if stopped:
             self.finish = "stop"
             return replace(told, finish="stop")
-        if self.handle.completion_tokens == self.settings.max_tokens:
-            last = self.end("length")
+        whole = self._constraint is not None and self._constraint.whole
+        if whole or self.handle.completion_tokens == self.settings.max_tokens:
+            last = self.end("stop" if whole else "length")
             return replace(told, text=told.text + last.text, finish=last.finish)
         return told
 
@@ -98,8 +104,11 @@ class Running:
         return penalised(logits, sampling, self._prompt, self._answer) if sampling.penalises else logits
 
     def _allowed(self, logits: Tensor) -> Tensor | None:
-        """[vocab] bool: nothing may end an answer before it has its least length."""
-        if not self.settings.stop or self.handle.completion_tokens >= self.settings.min_tokens:
+        """[vocab] bool: what the schema leaves; nothing may end an answer before it has its least length."""
+        early = self.handle.completion_tokens < self.settings.min_tokens
+        if self._constraint:
+            return self._constraint.allowed(early).to(logits.device)
+        if not self.settings.stop or not early:
             return None
         return torch.ones_like(logits, dtype=torch.bool).index_fill(0, torch.tensor(self.settings.stop, device=logits.device), False)
 
