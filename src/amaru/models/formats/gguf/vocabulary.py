@@ -65,7 +65,9 @@ def remark(tokenizer: Tokenizer) -> str | None:
 
 
 def _refusal(reason: str) -> CheckpointError:
-    return CheckpointError(f"This tokenizer cannot be written into a GGUF file: {reason}.")
+    return CheckpointError(
+        f"This tokenizer cannot be written into a GGUF file: {reason}. A model without tokenizer files beside it is written for token ids alone."
+    )
 
 
 def _check_model(described: dict[str, Any], model: dict[str, Any]) -> None:
