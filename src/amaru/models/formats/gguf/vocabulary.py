@@ -66,7 +66,8 @@ def remark(tokenizer: Tokenizer) -> str | None:
 
 def _refusal(reason: str) -> CheckpointError:
     return CheckpointError(
-        f"This tokenizer cannot be written into a GGUF file: {reason}. A model without tokenizer files beside it is written for token ids alone."
+        f"This tokenizer cannot be written into a GGUF file: {reason}. "
+        "A model without tokenizer files beside it is written for token ids alone."
     )
 
 
