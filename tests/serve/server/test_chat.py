@@ -102,7 +102,7 @@ def test_a_template_that_refuses_says_why() -> None:
         template.prompt([Message(role="assistant", tool_calls=[{"function": {"name": "f", "arguments": "{"}}])])
 
 
-@pytest.mark.parametrize("attack", ["{{ ''.__class__.__mro__[1].__subclasses__() }}", "{% set messages.x = 1 %}", "{{ messages.append(1) }}"])
+@pytest.mark.parametrize("attack", ["{{ ''.__class__.__mro__[1] }}", "{% set messages.x = 1 %}", "{{ messages.append(1) }}"])
 def test_templates_run_in_a_sandbox(attack: str) -> None:
     with pytest.raises((ConfigError, DataError)):
         template_of(tokenizer_with(attack)).prompt(said(("user", "x")))

@@ -38,9 +38,9 @@ def text_of(prompt: list[int], tokens: int, sampling: Sampling = GREEDY, **more)
 def test_models_are_listed_and_found_by_name(client: openai.OpenAI) -> None:
     assert [each.id for each in client.models.list()] == ["small", "plain"]
     assert client.models.retrieve("plain").id == "plain"
-    with pytest.raises(openai.NotFoundError, match="no model 'smal'. Did you mean 'small'"):
+    with pytest.raises(openai.NotFoundError, match=r"no model 'smal'. Did you mean 'small'"):
         client.models.retrieve("smal")
-    with pytest.raises(openai.NotFoundError, match="no model 'gpt-9'. There is: small, plain"):
+    with pytest.raises(openai.NotFoundError, match=r"no model 'gpt-9'. There is: small, plain"):
         client.completions.create(model="gpt-9", prompt="x")
 
 

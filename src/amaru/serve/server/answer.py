@@ -33,13 +33,13 @@ class Answer:
     """
 
     def __init__(self, served: Served, metrics: Metrics, seconds: float, receive: Receive) -> None:
-        self._served, self._metrics, self._seconds, self._receive = served, metrics, seconds, receive
+        self._served, self._metrics, self._receive = served, metrics, receive
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Part] = asyncio.Queue()
+        self._events: asyncio.Queue[Part | Refusal] = asyncio.Queue()
         self.handles: list[Handle] = []
         self._start = perf_counter()
-        self._late = False
-        self._clock = self._loop.call_later(seconds, self._too_late)
+        late = f"The request was ended after {seconds:g} seconds, the longest that this server works on one."
+        self._clock = self._loop.call_later(seconds, self.end, Refusal(504, late))
 
     def submit(self, prompt: Prompt, settings: Settings) -> None:
         """Queue one more choice; if the engine refuses it, those before it are cancelled too."""
@@ -59,10 +59,10 @@ class Answer:
         for handle in self.handles:
             handle.cancel()
 
-    def fail(self, message: str) -> None:
-        """The engine is gone, and no event will come any more."""
-        for index, handle in enumerate(self.handles):
-            self._events.put_nowait(Part(index, handle, Event(finish="error", error=message)))
+    def end(self, refusal: Refusal) -> None:
+        """Tell the client at once, whether or not the engine notices."""
+        self._events.put_nowait(refusal)
+        self.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Part]:
         """Raises `Refusal` when the engine could not finish a choice."""
@@ -73,6 +73,8 @@ class Answer:
         try:
             while running:
                 part = await self._events.get()
+                if isinstance(part, Refusal):
+                    raise part
                 if part.event.tokens:
                     last[part.index] = self._metrics.token(self._served.name, self._start, last.get(part.index))
                 if part.event.finish:
@@ -89,17 +91,13 @@ class Answer:
             pass
         self.cancel()
 
-    def _check(self, event: Event) -> None:
+    @staticmethod
+    def _check(event: Event) -> None:
         if event.finish == "error":
             raise Refusal(500, f"The engine could not finish this request: {event.error}")
-        if event.finish == "cancelled" and self._late:
-            raise Refusal(504, f"The request was ended after {self._seconds:g} seconds, the longest that this server works on one.")
-        if event.finish == "cancelled":
-            raise Refusal(503, "The server is going down and cannot finish this request.", retry_after=RETRY_AFTER)
+        if event.finish == "cancelled":  # not by the server, which says why: the client is gone, or the engine stops
+            raise going_down()
 
-    def _too_late(self) -> None:
-        """Does not wait until the engine has noticed."""
-        self._late = True
-        self.cancel()
-        for index, handle in enumerate(self.handles):
-            self._events.put_nowait(Part(index, handle, Event(finish="cancelled")))
+
+def going_down() -> Refusal:
+    return Refusal(503, "The server is going down and does not finish this request.", retry_after=RETRY_AFTER)

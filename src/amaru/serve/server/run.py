@@ -11,8 +11,10 @@ from functools import partial
 import uvicorn
 
 from amaru.errors import ConfigError
+from amaru.serve.server.answer import going_down
 from amaru.serve.server.app import Server
 from amaru.serve.server.connection import Connection
+from amaru.serve.server.errors import Refusal
 from amaru.serve.server.limits import Limits, check_address
 from amaru.serve.server.served import Registry, Served
 
@@ -98,7 +100,7 @@ class Process(uvicorn.Server):
         except TimeoutError:
             log.warning("%d requests are cancelled after %g seconds", door.active, self._server.limits.drain_seconds)
             for served in self._server.models:
-                served.engine.stop(drain=False)
+                served.end_answers(going_down())
         self.should_exit = True
 
     def _signalled(self, number: signal.Signals) -> None:
@@ -110,8 +112,8 @@ class Process(uvicorn.Server):
         """Without its engine a server is of no use: whoever waits is told, and the process ends."""
         self.failure = error
         for served in self._server.models:
-            for answer in served.answers if served.failed else ():
-                answer.fail(f"{type(error).__name__}: {error}")
+            if served.failed:
+                served.end_answers(Refusal(500, f"The engine ended ({type(error).__name__}: {error}), and the server with it."))
         self._draining = self._draining or asyncio.create_task(self.drain())
 
 

@@ -67,6 +67,11 @@ class Served:
         if self._thread:
             self._thread.join(seconds)
 
+    def end_answers(self, refusal: Refusal) -> None:
+        """Tell everyone who waits that nothing more will come; on the event loop's thread."""
+        for answer in [*self.answers]:
+            answer.end(refusal)
+
     def _run(self, on_death: Callable[[Exception], object]) -> None:
         try:
             self.engine.run()
