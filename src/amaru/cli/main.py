@@ -60,6 +60,7 @@ VERBS = {
     "convert": Verb("Write a model in another format, and prove that it is the same"),
     "verify": Verb("Compare two checkpoints: tensors, logits, where they differ"),
     "report": Verb("Write the HTML report of a run"),
+    "bench": Verb("Measure speed beside this machine's limits and other programs"),
     "env": Verb("Print what this machine offers, and which backend serves which operation"),
 }
 

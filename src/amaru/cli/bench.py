@@ -1,0 +1,75 @@
+"""`amaru bench`: how fast this machine runs a checkpoint, beside its own limits and other programs."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from amaru.cli.output import JsonFlag, LiveLine, emit
+from amaru.errors import ConfigError
+from amaru.report.numbers import percent
+
+
+class What(StrEnum):
+    infer = "infer"
+
+
+def command(
+    what: Annotated[What, typer.Argument(help="infer: prefill and decode.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory.")],
+    peers: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=PYTHON,...", help="Also run transformers, vllm or llama.cpp, each with a Python that has it."),
+    ] = None,
+    prefill: Annotated[str, typer.Option(help="Prompt lengths.")] = "1024,2048",
+    decode: Annotated[str, typer.Option(help="Sequences that decode together.")] = "1,8,32",
+    json: JsonFlag = False,
+) -> None:
+    """Measure tokens per second, the limits that memory and arithmetic set on this machine in the same run, and peers side by side.
+
+    Keep the machine quiet: everything is best-of-several, but another busy program still shows.
+    """
+    from amaru.config import to_dict
+    from amaru.recipes.bench.infer import Bench, run
+
+    bench = Bench(prefill=_numbers("--prefill", prefill), decode=_numbers("--decode", decode))
+    with LiveLine() as live:
+        result = run(checkpoint, _peers(peers), bench, live.update)
+    emit(to_dict(result), json=json, people=show)
+
+
+def _numbers(flag: str, text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise ConfigError(f"{flag} takes positive whole numbers with commas between them; got '{text}'.")
+    return tuple(map(int, parts))
+
+
+def _peers(text: str | None) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in (text or "").split(",") if pair]
+    if wrong := [name for name, equals, python in pairs if not equals or not Path(python).is_file()]:
+        raise ConfigError(f"--peers takes NAME=PYTHON with the path of a Python that exists; '{wrong[0]}' has none.")
+    return {name: python for name, _, python in pairs}
+
+
+def show(facts: Mapping[str, Any], console: Console) -> None:
+    rates = ", ".join(f"{kind} {rate / 1e12:.2f} TFLOP/s" for kind, rate in facts["flops"].items())
+    console.print(f"{facts['checkpoint']}, {facts['threads']} threads; this machine reads {facts['bandwidth'] / 1e9:.1f} GB/s; {rates}")
+    console.print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()) + "\n", style="dim")
+    peers = [name for name in facts["versions"] if name not in ("amaru", "torch")]
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("tokens/s")
+    for name in ("amaru", "limit", "of it", *(column for peer in peers for column in (peer, "ratio"))):
+        table.add_column(name, justify="right")
+    for row in facts["rows"]:
+        cells = [f"{row['ours']:,.0f}", f"{row['limit']:,.0f}", percent(row["ours"] / row["limit"])]
+        for peer in peers:
+            theirs = row["peers"][peer]
+            cells += [f"{theirs:,.0f}", f"{row['ours'] / theirs:.1f}x"] if theirs else ["-", ""]
+        table.add_row(row["name"], *cells)
+    console.print(table)
+    console.print("\nlimit: bytes and FLOPs of the row at the rates measured in this run, whichever takes longer")

@@ -1,0 +1,167 @@
+"""Inference: prefill and decode in tokens per second, ours, the limit's and the peers', taken side by side in one run."""
+
+import json
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from pydantic import Field
+
+from amaru.config import Config
+from amaru.errors import BackendError, ConfigError
+from amaru.models import roofline
+from amaru.models.checkpoint import load
+from amaru.models.convert import Job
+from amaru.models.cost import Workload
+from amaru.models.decoder import Decoder
+from amaru.models.devices import Device, Machine
+from amaru.models.targets import Request
+from amaru.recipes.bench.limits import best, this_machine
+from amaru.serve.forward import CHUNK_TOKENS, Work, advance
+
+PEERS = {"transformers": "transformers_side.py", "vllm": "vllm_side.py", "llama.cpp": "llama_side.py"}
+Progress = Callable[[str], None]
+
+
+class Bench(Config):
+    """`Bench(prefill=(1024, 2048), decode=(1, 8, 32))`: which rows are measured.
+
+    prefill    tokens of one sequence, from nothing
+    decode     sequences that decode together, each with `context` tokens behind it
+    steps      tokens that each decodes in a repetition
+    repeats    of which the fastest counts
+    """
+
+    prefill: tuple[int, ...] = (1024, 2048)
+    decode: tuple[int, ...] = (1, 8, 32)
+    context: int = Field(default=64, gt=0)
+    steps: int = Field(default=32, gt=0)
+    repeats: int = Field(default=3, gt=0)
+
+    @property
+    def rows(self) -> list[str]:
+        return [f"prefill {tokens}" for tokens in self.prefill] + [f"decode {batch}" for batch in self.decode]
+
+
+class Row(Config):
+    """Tokens per second. `limit` follows from bytes and FLOPs at this run's measured rates; `peers` by name, None where it cannot."""
+
+    name: str
+    ours: float
+    spread: float
+    limit: float
+    peers: dict[str, float | None]
+
+
+class Result(Config):
+    checkpoint: str
+    rows: tuple[Row, ...]
+    bandwidth: float
+    flops: dict[str, float]
+    threads: int
+    versions: dict[str, str]
+    settings: Bench
+
+
+def run(
+    checkpoint: str | Path,
+    peers: dict[str, str],
+    bench: Bench = Bench(),  # noqa: B008  (frozen)
+    progress: Progress = print,
+    device: Device | None = None,
+) -> Result:
+    """`run("ckpt", {"vllm": "/envs/vllm/bin/python"})`: our rows are taken before and after every peer, so that a machine that
+    slows down on the way slows both. `device` has this machine's rates when they were measured already.
+
+    Raises `ConfigError` for a peer that is not known, `BackendError` with its last words for one that fails.
+    """
+    if unknown := sorted(peers.keys() - PEERS.keys()):
+        raise ConfigError(f"There is no peer '{unknown[0]}'; there is: {', '.join(PEERS)}.")
+    progress("limits of this machine")
+    device, decoder = device or this_machine(), load(checkpoint)
+    taken, theirs, versions = [_ours(decoder, bench, progress)], {}, {"amaru": version("amaru"), "torch": torch.__version__}
+    for name, python in peers.items():
+        progress(name)
+        answer = _peer(name, python, Path(checkpoint), bench)
+        theirs[name], versions[name] = answer["rows"], answer["version"]
+        taken.append(_ours(decoder, bench, progress))
+    machine = Machine(count=1, device=device)
+    rows = (_row(name, taken, theirs, _limit(decoder, name, bench, machine)) for name in bench.rows)
+    return Result(
+        checkpoint=str(checkpoint),
+        rows=tuple(rows),
+        bandwidth=device.bandwidth or 0.0,
+        flops=device.flops,
+        threads=torch.get_num_threads(),
+        versions=versions,
+        settings=bench,
+    )
+
+
+def _ours(decoder: Decoder, bench: Bench, progress: Progress) -> dict[str, float]:
+    found = {}
+    for tokens in bench.prefill:
+        progress(f"amaru: prefill {tokens}")
+        found[f"prefill {tokens}"] = tokens / best(lambda tokens=tokens: _prefill(decoder, tokens), bench.repeats)
+    for batch in bench.decode:
+        progress(f"amaru: decode {batch}")
+        found[f"decode {batch}"] = batch * bench.steps / _decode_seconds(decoder, batch, bench)
+    return found
+
+
+def _prefill(decoder: Decoder, tokens: int) -> None:
+    state = decoder.new_state(1, tokens)
+    ids = _ids(decoder, tokens)
+    for start in range(0, tokens, CHUNK_TOKENS):
+        advance(decoder, state, [Work(ids[start : start + CHUNK_TOKENS], start, 0)])
+
+
+def _decode_seconds(decoder: Decoder, batch: int, bench: Bench) -> float:
+    state, ids = decoder.new_state(batch, bench.context + bench.steps), _ids(decoder, bench.context)
+    advance(decoder, state, [Work(ids, 0, slot) for slot in range(batch)])
+
+    def decode() -> None:
+        for position in range(bench.context, bench.context + bench.steps):
+            advance(decoder, state, [Work([ids[slot % bench.context]], position, slot) for slot in range(batch)])
+
+    return best(decode, bench.repeats)
+
+
+def _ids(decoder: Decoder, count: int) -> list[int]:
+    return torch.randint(3, decoder.config.vocab, (count,), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+def _limit(decoder: Decoder, name: str, bench: Bench, machine: Machine) -> float:
+    """Tokens per second at which bytes or FLOPs of this row alone would run at the measured rates."""
+    kind, count = name.split()[0], int(name.split()[1])
+    stored = "bf16" if decoder.embedding.weight.dtype == torch.bfloat16 else "fp32"
+    if kind == "prefill":
+        workload = Workload(context=count, weights=stored, kv=stored)
+        return count / (roofline.prefill(decoder.config, workload, machine).seconds or float("inf"))
+    workload = Workload(context=bench.context + bench.steps // 2, batch=count, weights=stored, kv=stored)
+    return count / (roofline.decode(decoder.config, workload, machine).seconds or float("inf"))
+
+
+def _row(name: str, taken: Sequence[dict[str, float]], theirs: dict[str, dict[str, float | None]], limit: float) -> Row:
+    found = [each[name] for each in taken]
+    spread = (max(found) - min(found)) / statistics.median(found)
+    return Row(name=name, ours=max(found), spread=spread, limit=limit, peers={peer: rows.get(name) for peer, rows in theirs.items()})
+
+
+def _peer(name: str, python: str, checkpoint: Path, bench: Bench) -> dict:
+    """Run a peer's script in its own environment; llama.cpp is given the checkpoint as GGUF."""
+    script = Path(__file__).parent / "peers" / PEERS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        model, answer = checkpoint, Path(folder) / "answer.json"
+        if name == "llama.cpp":
+            model = Path(folder) / "model.gguf"
+            Job(Request(source=str(checkpoint), out=str(model), to="gguf", dtype="bf16")).run(verify=False)
+        asked = json.dumps({"prefill": bench.prefill, "decode": bench.decode, "context": bench.context, "steps": bench.steps})
+        done = subprocess.run([python, str(script), str(model), asked, str(answer)], capture_output=True, text=True)
+        if done.returncode or not answer.exists():
+            raise BackendError(f"{name} failed in {python}: {' '.join(done.stderr.split())[-400:]}")
+        return json.loads(answer.read_text(encoding="utf-8"))
