@@ -54,6 +54,11 @@ def test_top_p_counts_what_temperature_and_top_k_left() -> None:
     assert ranked(temperature=0.5, top_k=3, top_p=0.8) == scaled(16, 9, 0, 0, 0)
 
 
+@pytest.mark.parametrize("tiny", [{"top_p": 5e-324}, {"temperature": 5e-324}, {"temperature": 1e-300, "top_p": 1e-300, "min_p": 1.0}])
+def test_numbers_too_small_for_fp32_leave_the_likeliest(tiny: dict[str, float]) -> None:
+    assert probabilities(LOGITS.float(), Sampling(**tiny)).nonzero().tolist() == [[ORDER[0]]]  # type: ignore[arg-type]
+
+
 def test_equal_logits_leave_exactly_k() -> None:
     assert probabilities(torch.zeros(10), Sampling(temperature=1, top_k=3, top_p=1)).tolist() == scaled(1, 1, 1, *[0] * 7)
 

@@ -63,14 +63,16 @@ def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     if sampling.temperature == 0:
         best = logits.argmax(-1, keepdim=True)
         return torch.ones(1, dtype=logits.dtype), best
-    # The largest logit becomes 0, so that a temperature of 1e-30 gives -inf for the others instead of inf - inf.
-    p = ((logits - logits.max()) / sampling.temperature).softmax(-1)
+    # The largest logit becomes 0, so that a temperature of 1e-30 gives -inf for the others instead of inf - inf;
+    # a smaller one gives the same, and might be 0 in fp32, as might top_p below.
+    p = ((logits - logits.max()) / max(sampling.temperature, 1e-30)).softmax(-1)
     p, ids = _likeliest(p, sampling)
     if sampling.top_k is not None:
         p, ids = p[: sampling.top_k], ids[: sampling.top_k]
         p = p / p.sum()
     if sampling.top_p < 1:  # at 1 the rounding of the sum would cut tokens off
         kept = p.cumsum(-1) - p < sampling.top_p
+        kept[0] = True
         p, ids = p[kept], ids[kept]
     kept = p >= sampling.min_p * p[0]
     p, ids = p[kept], ids[kept]
