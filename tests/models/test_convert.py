@@ -131,6 +131,15 @@ def test_a_given_tokenizer_takes_the_place_of_none(tmp_path: Path) -> None:
     assert Tokenizer.load(tmp_path / "copy").vocab_size == Tokenizer.load(tmp_path / "other").vocab_size
 
 
+def test_a_limit_of_dt_that_transformers_ignores_is_told(tmp_path: Path) -> None:
+    limited = replace(HYBRID, layers=(Mamba2(heads=8, channels=4, groups=2, state=8, time_step_limit=(0.0, 0.5)),))
+    save(random_model(limited, 2), tmp_path / "source")
+    (note,) = convert(tmp_path / "source", tmp_path / "copy", "hf").notes
+    assert "ignores the upper end of time_step_limit, 0.5 here" in note
+    save(random_model(HYBRID, 2), tmp_path / "source")
+    assert not convert(tmp_path / "source", tmp_path / "other", "hf").notes
+
+
 def test_a_cast_is_judged_in_the_dtype_that_it_leaves(tmp_path: Path) -> None:
     source = saved(tmp_path / "source")
     found = convert(source, tmp_path / "half", "hf", dtype="bf16")

@@ -1,5 +1,6 @@
 """The formats that are written: what each can hold, how it is asked for, and how large it becomes."""
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from amaru.models.checkpoint import kept
 from amaru.models.formats import gguf, nemo
 from amaru.models.formats.megatron.export import check_ranks, export, remarks
 from amaru.models.source import Source
+from amaru.nn.mamba2 import Mamba2
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 KINDS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "q8_0": "q8_0"}  # as GGUF calls them
@@ -63,6 +65,12 @@ def _write_hf(source: Source, path: Path, request: Request, carried: Carried) ->
     checkpoint.write(path, source.config, source.read, dtype, values=carried.ids)
 
 
+def _hf_remarks(source: Source, request: Request, carried: Carried) -> Iterable[str]:
+    highest = {layer.time_step_limit[1] for layer in source.config.layers if isinstance(layer, Mamba2)} - {math.inf}
+    if highest:
+        yield f"transformers up to 5.23 ignores the upper end of time_step_limit, {max(highest):g} here, and lets dt go beyond it"
+
+
 def _write_megatron(source: Source, path: Path, request: Request, carried: Carried) -> None:
     export(source, path, ranks=request.ranks, dtype=DTYPES[request.dtype] if request.dtype else None)
 
@@ -98,7 +106,7 @@ def _check_gguf(source: Source, request: Request) -> None:
 
 
 TARGETS = {
-    "hf": Target(_write_hf),
+    "hf": Target(_write_hf, remarks=_hf_remarks),
     "megatron": Target(_write_megatron, _check_megatron, lambda source, *_: remarks(source.config), ranked=True),
     "nemo": Target(_write_nemo, _check_megatron, ranked=True),
     "gguf": Target(_write_gguf, _check_gguf, _gguf_remarks, dtypes=tuple(KINDS), is_file=True),
