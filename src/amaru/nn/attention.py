@@ -139,8 +139,7 @@ def kept(k: Tensor, v: Tensor, batch: Batch, state: dict[str, Tensor] | None, si
     if state is None or batch.pages is None:
         return Packed(k, v)
     pages, page = batch.pages[sight], state["keys"].shape[1]
-    row = torch.arange(len(pages), device=pages.device).repeat_interleave(batch.lengths)
-    where = pages[row, batch.positions // page], batch.positions % page
+    where = pages[batch.owners, batch.positions // page], batch.positions % page
     state["keys"][where] = k.to(state["keys"].dtype)
     state["values"][where] = v.to(state["values"].dtype)
     return Paged(state["keys"], state["values"], pages)

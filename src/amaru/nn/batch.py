@@ -79,6 +79,13 @@ class Batch:
         return self.cu_seqlens.diff()
 
     @cached_property
+    def owners(self) -> Tensor:
+        """[T] which sequence of the batch each token belongs to."""
+        sequences = torch.arange(len(self.cu_seqlens) - 1, device=self.ids.device)
+        # torch wakes its threads to repeat anything.
+        return sequences if self.singles == len(sequences) else sequences.repeat_interleave(self.lengths)
+
+    @cached_property
     def ends(self) -> Tensor:
         """[S] how many places each sequence has, this batch included."""
         return self.positions[self.cu_seqlens[1:] - 1] + 1

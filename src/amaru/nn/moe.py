@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from amaru.nn.batch import Batch
 from amaru.nn.layer import LayerConfig, Mixer, fp32, tensor
 from amaru.nn.linear import Linear
 from amaru.nn.mlp import MLP, activate
+from amaru.ops.linear import linear
 
 
 class MoE(LayerConfig):
@@ -150,7 +150,7 @@ class Experts(nn.Module):
         """x [N, width], the rows of expert 0 first, `counts` of each -> [N, width]. An expert without rows is not touched."""
         weights = zip(self.up_proj.unbind(), self.down_proj.unbind(), strict=True)
         hit = ((rows, *pair) for rows, pair in zip(x.split(counts), weights, strict=True) if len(rows))
-        return torch.cat([F.linear(activate(F.linear(rows, up.to(x.dtype)), "relu2"), down.to(x.dtype)) for rows, up, down in hit])
+        return torch.cat([linear(activate(linear(rows, up.to(x.dtype)), "relu2"), down.to(x.dtype)) for rows, up, down in hit])
 
 
 class MoEMixer(Mixer):

@@ -1,12 +1,12 @@
 """One token of Mamba-2 for each of many sequences: convolution, scan and gated norm in one pass over states that stay where they are."""
 
+import functools
 import math
 
 import torch
 from torch import Tensor
 
 from amaru.errors import ConfigError
-from amaru.ops.arguments import expect_shape
 from amaru.ops.backends import Backend, Op
 from amaru.ops.mamba2_step import composed, native
 from amaru.ops.mamba2_step.weights import Weights
@@ -34,21 +34,28 @@ def mamba2_step(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fre
 
 
 def _check(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights) -> None:
-    if projected.dim() != 2 or conv.dim() != 3 or ssm.dim() != 4 or len(conv) != len(ssm) or ssm.shape[1] % weights.groups:
-        raise ConfigError(
-            f"A step takes projected [S, rows], conv [slots, rows, taps - 1] and ssm [slots, heads, channels, state], heads a multiple "
-            f"of {weights.groups} groups; got {list(projected.shape)}, {list(conv.shape)} and {list(ssm.shape)}."
-        )
-    heads, channels, state = ssm.shape[1:]
-    conv_rows = heads * channels + 2 * weights.groups * state
-    if projected.shape[1] != heads * channels + conv_rows + heads or conv.shape[1] != conv_rows:
-        raise ConfigError(
-            f"{heads} heads x {channels} with {weights.groups} groups of state {state} are {conv_rows} rows of the convolution and "
-            f"{heads * channels + conv_rows + heads} of the projection; got {conv.shape[1]} and {projected.shape[1]}."
-        )
-    expect_shape("conv_weight", weights.conv_weight, conv_rows, 1, conv.shape[2] + 1)
+    _check_widths(projected.shape[1:], conv.shape, ssm.shape, weights.conv_weight.shape, weights.groups)
     if slots.dtype is not torch.int64 or fresh.dtype is not torch.bool or not len(slots) == len(fresh) == len(projected):
         raise ConfigError(f"slots [S] are int64 and fresh [S] bool, for {len(projected)} sequences; got {slots.dtype} and {fresh.dtype}.")
+
+
+@functools.lru_cache
+def _check_widths(projected: torch.Size, conv: torch.Size, ssm: torch.Size, conv_weight: torch.Size, groups: int) -> None:
+    """The same for every step of a layer, and remembered."""
+    if len(projected) != 1 or len(conv) != 3 or len(ssm) != 4 or conv[0] != ssm[0] or ssm[1] % groups:
+        raise ConfigError(
+            f"A step takes projected [S, rows], conv [slots, rows, taps - 1] and ssm [slots, heads, channels, state], heads a multiple "
+            f"of {groups} groups; got {['S', *projected]}, {list(conv)} and {list(ssm)}."
+        )
+    _, heads, channels, state = ssm
+    conv_rows = heads * channels + 2 * groups * state
+    if projected[0] != heads * channels + conv_rows + heads or conv[1] != conv_rows:
+        raise ConfigError(
+            f"{heads} heads x {channels} with {groups} groups of state {state} are {conv_rows} rows of the convolution and "
+            f"{heads * channels + conv_rows + heads} of the projection; got {conv[1]} and {projected[0]}."
+        )
+    if tuple(conv_weight) != (conv_rows, 1, conv[2] + 1):
+        raise ConfigError(f"conv_weight must have shape {[conv_rows, 1, conv[2] + 1]}; got {list(conv_weight)}.")
 
 
 def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:

@@ -35,6 +35,10 @@ def paged_attention(
     new = _check(q, keys, values, pages, cu_seqlens, lengths)
     asked = {"scale": scale, "window": window, "sinks": sinks}
     short = next((index for index, count in enumerate(new) if count > native.MOST_QUERIES), len(new))
+    if short == len(new) and PAGED_ATTENTION.lean:
+        refused = native.refuses(q, keys, values, pages, cu_seqlens=cu_seqlens, lengths=lengths, **asked)
+        if refused is None:
+            return native.paged_attention(q, keys, values, pages, cu_seqlens=cu_seqlens, lengths=lengths, **asked)
     if short in (0, len(new)):
         return PAGED_ATTENTION(q, keys, values, pages, cu_seqlens=cu_seqlens, lengths=lengths, **asked)
     # Those that decode come first, and each kind has its backend.
