@@ -1,5 +1,6 @@
 """The real `openai` client against a real server; the oracle is `generate` on the same model."""
 
+import json
 from collections.abc import Iterator
 
 import openai
@@ -196,6 +197,23 @@ def test_a_chat_of_many_turns_reuses_what_it_said_before(client: openai.OpenAI) 
     assert template is not None
     turns = [Message(role=each["role"], content=each["content"]) for each in messages[:-1]]
     assert text == text_of(template.prompt(turns).ids, 6)
+
+
+def test_an_answer_keeps_to_its_schema(client: openai.OpenAI) -> None:
+    fields = {"ok": {"type": "boolean"}, "kind": {"enum": ["a", "b"]}}
+    schema = {"type": "object", "properties": fields, "required": [*fields], "additionalProperties": False}
+    ask = {"model": "small", "messages": [{"role": "user", "content": "x"}], "max_tokens": 200, "seed": 3}
+    for form in ({"name": "verdict", "schema": schema, "strict": True}, None):
+        kind = {"type": "json_schema", "json_schema": form} if form else {"type": "json_object"}
+        choice = client.chat.completions.create(**ask, response_format=kind, temperature=0.2 if form is None else 1).choices[0]
+        if choice.finish_reason == "stop":  # a model that never learnt anything may not come to an end of its own object
+            found = json.loads(choice.message.content or "")
+            assert isinstance(found, dict) and (form is None or (type(found["ok"]) is bool and found["kind"] in ("a", "b")))
+        assert form is None or choice.finish_reason == "stop"
+        assert (choice.message.content or "").lstrip().startswith("{")
+    with pytest.raises(openai.BadRequestError, match="schema"):
+        wrong = {"name": "x", "schema": {"type": "no such type"}}
+        client.chat.completions.create(**ask, response_format={"type": "json_schema", "json_schema": wrong})
 
 
 def test_a_model_without_a_template_says_so(client: openai.OpenAI) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -154,7 +155,7 @@ def test_the_playground_in_a_browser(tmp_path: Path, scheme: str) -> None:
         page.until("models.size")
         chat(page, "add one", tokens=12)
         first = page.evaluate("document.querySelectorAll('.turn.assistant .facts')[0].textContent")
-        assert "12 tokens" in first and "tokens/s" in first and "prompt" in first
+        assert re.match(r"\d+ tokens · \d+ tokens/s · first after [\d.]+ s · prompt \d+, 0 reused$", first), first
         chat(page, "and two", tokens=12)
         assert page.evaluate("sums.reused") > 0 and "%" in page.evaluate("$('reused').textContent")
         assert page.evaluate("turns.length") == 4

@@ -40,22 +40,23 @@ class Answer:
         self._start = perf_counter()
         late = f"The request was ended after {seconds:g} seconds, the longest that this server works on one."
         self._clock = self._loop.call_later(seconds, self.end, Refusal(504, late))
+        served.answers.add(self)
 
     def submit(self, prompt: Prompt, settings: Settings) -> None:
-        """Queue one more choice; if the engine refuses it, those before it are cancelled too."""
+        """Queue one more choice; from any thread. When the engine refuses it, `cancel` those before it."""
+        if self._served.failed:
+            raise going_down()
         index = len(self.handles)
 
         def hand_over(handle: Handle, event: Event) -> None:  # on the engine's thread
             self._loop.call_soon_threadsafe(self._events.put_nowait, Part(index, handle, event))
 
-        try:
-            self.handles.append(self._served.engine.submit(prompt.ids, settings, hand_over, prompt.boundaries))
-        except BaseException:
-            self.cancel()
-            raise
+        self.handles.append(self._served.engine.submit(prompt.ids, settings, hand_over, prompt.boundaries))
 
     def cancel(self) -> None:
+        """Every answer ends with this, whole or not; on the event loop's thread."""
         self._clock.cancel()
+        self._served.answers.discard(self)
         for handle in self.handles:
             handle.cancel()
 
@@ -68,7 +69,6 @@ class Answer:
         """Raises `Refusal` when the engine could not finish a choice."""
         running = set(range(len(self.handles)))
         last: dict[int, float] = {}
-        self._served.answers.add(self)
         listening = asyncio.create_task(self._cancel_at_hangup())
         try:
             while running:
@@ -83,7 +83,6 @@ class Answer:
                 yield part
         finally:
             listening.cancel()
-            self._served.answers.discard(self)
             self.cancel()
 
     async def _cancel_at_hangup(self) -> None:

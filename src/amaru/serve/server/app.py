@@ -1,5 +1,6 @@
 """The application: which path does what."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from amaru.serve.server.limits import Door, Limits
 from amaru.serve.server.metrics import Metrics
 from amaru.serve.server.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from amaru.serve.server.responses import ChatCompletion, Completion, Detokenized, Health, ModelCard, ModelList, Tokenized
-from amaru.serve.server.served import Registry
+from amaru.serve.server.served import Registry, Served
 from amaru.serve.server.streaming import EventStream
 from amaru.serve.server.texts import TextCompletion
 
@@ -113,12 +114,14 @@ class Server:
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
         """Continue a text, token ids, or a list of either."""
         served = self.models[body.model]
-        return await _answered(TextCompletion(served, body, self._answer(served.name, request)), body)
+        answer = self._answer(served, request)
+        return await _answered(answer, TextCompletion(served, body, answer), body)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """Give the next turn of a conversation."""
         served = self.models[body.model]
-        return await _answered(ChatTurn(served, body, self._answer(served.name, request), self.limits.answer_tokens), body)
+        answer = self._answer(served, request)
+        return await _answered(answer, ChatTurn(served, body, answer, self.limits.answer_tokens), body)
 
     def tokenize(self, body: TokenizeRequest) -> Tokenized:
         """The ids of a text, as the model would read it."""
@@ -164,12 +167,16 @@ class Server:
             id=served.name, created=served.created, max_model_len=served.engine.max_tokens, chat=served.chat is not None
         )
 
-    def _answer(self, name: str, request: Request) -> Answer:
-        return Answer(self.models[name], self.metrics, self.limits.seconds, request.receive)
+    def _answer(self, served: Served, request: Request) -> Answer:
+        return Answer(served, self.metrics, self.limits.seconds, request.receive)
 
 
-async def _answered(task: TextCompletion | ChatTurn, body: CompletionRequest | ChatRequest) -> Response:
-    await task.begin()
+async def _answered(answer: Answer, task: TextCompletion | ChatTurn, body: CompletionRequest | ChatRequest) -> Response:
+    try:
+        await asyncio.to_thread(task.begin)
+    except BaseException:
+        answer.cancel()
+        raise
     if body.stream:
         return EventStream(task.chunks(), bool(body.stream_options and body.stream_options.include_usage))
     result: BaseModel = await task.whole()

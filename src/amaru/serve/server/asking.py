@@ -39,9 +39,8 @@ def settings_of(served: Served, request: GenerationRequest, max_tokens: int, **m
 
 
 def submit(served: Served, answer: Answer, prompts: list[Prompt], settings: Settings, n: int) -> None:
-    """`n` choices of each prompt, in the order of their index. Raises what the engine raises, nothing being left behind."""
+    """`n` choices of each prompt, in the order of their index. Raises what the engine raises."""
     if len(prompts) * n > (most := max(1, served.engine.config.max_waiting)):
-        answer.cancel()
         raise ConfigError(f"{len(prompts)} prompts with n={n} are {len(prompts) * n} answers; one request may ask for {most}.")
     for prompt in prompts:
         for choice in range(n):

@@ -1,6 +1,5 @@
 """/v1/chat/completions: the next turn of a conversation, whole or as a stream."""
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -27,17 +26,16 @@ from amaru.serve.server.served import Served
 
 
 class ChatTurn:
-    """`task = ChatTurn(served, request, answer, 4096)`, `await task.begin()`, then `await task.whole()` or `task.chunks()`."""
+    """`task = ChatTurn(served, request, answer, 4096)`, `task.begin()`, then `await task.whole()` or `task.chunks()`."""
 
     def __init__(self, served: Served, request: ChatRequest, answer: Answer, most_tokens: int) -> None:
         """`most_tokens`: of an answer that sets no limit itself."""
         self._served, self._request, self._answer, self._most = served, request, answer, most_tokens
         self._id, self._created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
 
-    async def begin(self) -> None:
-        """Raises what makes the request one that cannot run."""
-        served, request = self._served, self._request
-        prompt = await asyncio.to_thread(self._prompt, self._template())
+    def begin(self) -> None:
+        """Takes its time, so on a thread of its own. Raises what makes the request one that cannot run."""
+        served, request, prompt = self._served, self._request, self._prompt()
         limit = request.max_completion_tokens or request.max_tokens
         settings = settings_of(
             served,
@@ -90,8 +88,8 @@ class ChatTurn:
             raise ConfigError(f"The chat template of '{name}' has no place for tools; leave them out.")
         return template
 
-    def _prompt(self, template: ChatTemplate) -> Prompt:
-        request = self._request
+    def _prompt(self) -> Prompt:
+        request, template = self._request, self._template()
         self._served.check_length(sum(len(message.text) for message in request.messages))
         tools = request.tools if request.tool_choice != "none" else []
         return template.prompt(request.messages, tools, request.chat_template_kwargs)

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from amaru.errors import AmaruError, BusyError, CapacityError, ConfigError, DataError
+from amaru.errors import AmaruError, BackendError, BusyError, CapacityError, ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def refusal_of(error: Exception) -> Refusal:
             return Refusal(429, str(error), code="busy", retry_after=error.retry_after)
         case CapacityError():
             return Refusal(400, str(error), code="context_length_exceeded")
-        case ConfigError() | DataError():
+        case ConfigError() | DataError() | BackendError():
             return Refusal(400, str(error))
         case AmaruError():
             return Refusal(500, str(error))

@@ -7,9 +7,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from amaru.config import to_dict
+from amaru.serve.engine import COUNTERS
 from amaru.serve.server.served import Served
 
-GAUGES = {
+MEANINGS = {
     "running": "requests in the batch",
     "waiting": "requests in the queue",
     "slots": "sequences that the pool can hold",
@@ -19,11 +21,11 @@ GAUGES = {
     "bytes": "bytes of the pool of states and caches",
     "snapshots": "prefixes whose state is remembered",
     "snapshot_bytes": "bytes of remembered states",
-}
-COUNTERS = {
     "prompt_tokens": "tokens of admitted prompts",
     "reused_tokens": "tokens of prompts that came from remembered prefixes",
     "generated_tokens": "tokens generated",
+    "drafted_tokens": "tokens guessed before the model was asked",
+    "accepted_tokens": "guessed tokens that the model chose too",
     "steps": "passes of the model",
     "finished": "requests that came to their end",
     "cancelled": "requests that were cancelled",
@@ -40,13 +42,13 @@ class Engines(Collector):
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        stats = {served.name: served.engine.stats() for served in self._models}
-        for family, names in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
-            for name, meaning in names.items():
-                metric = family(f"amaru_{name}", meaning, labels=["model"])
-                for model, each in stats.items():
-                    metric.add_metric([model], getattr(each, name))
-                yield metric
+        stats = {served.name: to_dict(served.engine.stats()) for served in self._models}
+        for name in next(iter(stats.values())):
+            family = CounterMetricFamily if name in (*COUNTERS, "seconds_in_steps") else GaugeMetricFamily
+            metric = family(f"amaru_{name}", MEANINGS[name], labels=["model"])
+            for model, each in stats.items():
+                metric.add_metric([model], each[name])
+            yield metric
 
 
 class Metrics:

@@ -33,8 +33,9 @@ class Body(BaseModel):
         for name in given.keys() & cls.NEUTRAL.keys():
             if given.pop(name) != cls.NEUTRAL[name]:
                 raise ValueError(f"This server does not offer '{name}'; leave it out.")
-        if unknown := sorted(given.keys() - cls.model_fields.keys()):
-            raise ValueError(f"There is no field '{unknown[0][:80]}'.{did_you_mean(unknown[0], list(cls.model_fields))}")
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        if unknown := sorted(given.keys() - {*known}):
+            raise ValueError(f"There is no field '{unknown[0][:80]}'.{did_you_mean(unknown[0], known)}")
         return given
 
 
@@ -106,7 +107,7 @@ class GenerationRequest(Body):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     top_k: int | None = Field(default=None, ge=1, lt=2**31)
     min_p: float = Field(default=0.0, ge=0, le=1)
-    repetition_penalty: float = Field(default=1.0, gt=0, le=100)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100)
     min_tokens: int = Field(default=0, ge=0, lt=2**31)
     stop_token_ids: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(default=[], max_length=64)
     ignore_eos: bool = False

@@ -1,6 +1,5 @@
 """/v1/completions: texts continued, whole or as a stream, with log-probabilities as OpenAI's first interface and lm-eval have them."""
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -19,17 +18,17 @@ from amaru.serve.text import TextStream
 
 
 class TextCompletion:
-    """`task = TextCompletion(served, request, answer)`, `await task.begin()`, then `await task.whole()` or `task.chunks()`."""
+    """`task = TextCompletion(served, request, answer)`, `task.begin()`, then `await task.whole()` or `task.chunks()`."""
 
     def __init__(self, served: Served, request: CompletionRequest, answer: Answer) -> None:
         self._served, self._request, self._answer = served, request, answer
         self._id, self._created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
         self._choices: list[Choice] = []
 
-    async def begin(self) -> None:
-        """Raises what makes the request one that cannot run."""
+    def begin(self) -> None:
+        """Takes its time, so on a thread of its own. Raises what makes the request one that cannot run."""
         served, request = self._served, self._request
-        prompts = [await asyncio.to_thread(self._prompt, prompt) for prompt in request.prompt]
+        prompts = [Prompt(served.encode(given) if isinstance(given, str) else given) for given in request.prompt]
         settings = settings_of(
             served,
             request,
@@ -64,9 +63,6 @@ class TextCompletion:
             if choice.text or choice.finish_reason or (choice.logprobs and choice.logprobs.tokens):
                 yield self._completion([choice])
         yield self._completion([], usage_of(self._answer.handles, self._request.n))
-
-    def _prompt(self, given: str | list[int]) -> Prompt:
-        return Prompt(self._served.encode(given) if isinstance(given, str) else given)
 
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None = None) -> Completion:
         return Completion(id=self._id, created=self._created, model=self._served.name, choices=choices, usage=usage)
