@@ -8,14 +8,16 @@ from amaru.serve.state_pool import Room, dtype_of, pages_needed, reach, unit_byt
 TYPICAL = 2048  # tokens of a sequence when slots and pages are weighed against each other
 
 
-def room_for(decoder: Decoder, memory: int, most: int, capacity: int, chunk: int, prefix: int = 0) -> Room:
+def room_for(decoder: Decoder, memory: int, most: int, capacity: int, chunk: int, prefix: int = 0, states: int = 1) -> Room:
     """`room_for(decoder, 2 * 2**30, 32, 8192, 2048)`: up to `most` slots, and as many pages as the rest of `memory` gives.
 
     There are slots for sequences of typical length, and never more pages than `most` sequences of `capacity` tokens could fill.
     `prefix` bytes are for remembered states: half of them may be pages that stay when the sequence that wrote them is gone.
+    Of each sequence `states` exist at once: two where a guess may have to be taken back.
     Raises `CapacityError` when not even one short sequence would fit.
     """
     slot, page = unit_bytes(decoder.config, dtype_of(decoder))
+    slot *= states
     far, meta = reach(decoder.config), decoder.config.meta_tokens
 
     def pages(tokens: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -26,7 +27,8 @@ from amaru.serve.forward import CHUNK_TOKENS, Work, hidden_after
 from amaru.serve.prefix import PrefixCache
 from amaru.serve.request import Event, Handle, Settings
 from amaru.serve.sequence import OnEvent, Running
-from amaru.serve.state_pool import Room, StatePool
+from amaru.serve.speculation import DraftModel, Lookup, Speculation
+from amaru.serve.state_pool import Fixed, Room, StatePool
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,9 @@ class EngineConfig(Config):
     chunk_tokens   tokens of a step; bounds the activations of a long prompt, and how long others wait for it
     prefix_bytes   for states after known prefixes, beside `memory`; 0 switches reuse off
     prefix_every   besides a prompt's end, remember its state after every so many tokens
+    speculate      where guesses of the next tokens come from: "lookup" in the text so far, or a "draft" model
+    draft_tokens   the most that are guessed at once
+    draft_memory   bytes for the draft model's states and caches, beside `memory`
     """
 
     memory: int = Field(default=2 * 2**30, gt=0)
@@ -52,9 +57,15 @@ class EngineConfig(Config):
     chunk_tokens: int = Field(default=CHUNK_TOKENS, gt=0)
     prefix_bytes: int = Field(default=2**30, ge=0)
     prefix_every: int = Field(default=1024, gt=0)
+    speculate: Literal["off", "lookup", "draft"] = "off"
+    draft_tokens: int = Field(default=5, gt=0)
+    draft_memory: int = Field(default=2**28, gt=0)
 
 
-COUNTERS: tuple[str, ...] = ("prompt_tokens", "reused_tokens", "generated_tokens", "steps", "finished", "cancelled", "failed")
+COUNTERS: tuple[str, ...] = (
+    *("prompt_tokens", "reused_tokens", "generated_tokens", "drafted_tokens", "accepted_tokens"),
+    *("steps", "finished", "cancelled", "failed"),
+)
 
 
 class EngineStats(Config):
@@ -72,11 +83,21 @@ class EngineStats(Config):
     prompt_tokens: int
     reused_tokens: int
     generated_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     steps: int
     finished: int
     cancelled: int
     failed: int
     seconds_in_steps: float
+
+
+class Share(NamedTuple):
+    """A sequence's part of a step: so many of its waiting tokens, and a guess of what comes after them."""
+
+    running: Running
+    count: int
+    draft: list[int]
 
 
 class Engine:
@@ -88,17 +109,21 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
         room: Room | None = None,
+        draft: Decoder | None = None,
     ) -> None:
-        """`room` says how large the pool is, instead of `config.memory`."""
+        """`room` says how large the pool is, instead of `config.memory`; `draft` is the model that guesses for this one."""
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.config = config
         self.max_tokens = config.max_tokens or decoder.config.max_positions
-        room = room or room_for(decoder, config.memory, config.max_running, self.max_tokens, config.chunk_tokens, config.prefix_bytes)
+        states = 1 if config.speculate == "off" else 2
+        shape = (config.memory, config.max_running, self.max_tokens, config.chunk_tokens, config.prefix_bytes)
+        room = room or room_for(decoder, *shape, states)
         self._pool = StatePool(decoder, room, self.max_tokens)
         self._slots = room.slots
         self._constraints = Constraints(tokenizer, decoder.config.vocab)
         self._prefixes = PrefixCache(self._pool, config.prefix_bytes) if config.prefix_bytes else None
+        self._speculation = self._speculate(draft)
         self._waiting: deque[Running] = deque()
         self._running: list[Running] = []
         self._changed = threading.Condition()
@@ -106,6 +131,18 @@ class Engine:
         self._stopping: str | None = None
         self._counts = dict.fromkeys(COUNTERS, 0)
         self._seconds = 0.0
+
+    def _speculate(self, draft: Decoder | None) -> Speculation | None:
+        config = self.config
+        if (draft is not None) != (config.speculate == "draft"):
+            given = "no draft model" if draft is None else "a draft model"
+            raise ConfigError(f'A draft model and EngineConfig.speculate="draft" go together; got {given} and "{config.speculate}".')
+        if config.speculate == "off":
+            return None
+        if draft is None:
+            return Speculation(Lookup(), config.draft_tokens)
+        vocab, shape = self.decoder.config.vocab, (config.draft_memory, self._slots, self.max_tokens, config.chunk_tokens)
+        return Speculation(DraftModel(draft, vocab, *shape), config.draft_tokens)
 
     def submit(self, prompt: Sequence[int], settings: Settings, on_event: OnEvent, boundaries: Sequence[int] = ()) -> Handle:
         """Queue a request; `on_event(handle, event)` is called on the engine's thread, the last time with a `finish`.
@@ -160,7 +197,7 @@ class Engine:
             try:
                 self._pass(shares)
             except Exception as error:
-                self._fail([running for running, _ in shares], error)
+                self._fail([share.running for share in shares], error)
         self._retire()
         self._counts["steps"] += bool(shares)
         self._seconds += time.perf_counter() - start
@@ -175,7 +212,7 @@ class Engine:
             free_slots=self._pool.free,
             pages=sum(each.count for each in pages),
             free_pages=sum(each.free for each in pages),
-            bytes=self._pool.bytes,
+            bytes=self._pool.bytes + (self._speculation.bytes if self._speculation else 0),
             snapshots=len(self._prefixes) if self._prefixes is not None else 0,
             snapshot_bytes=self._prefixes.bytes if self._prefixes is not None else 0,
             seconds_in_steps=self._seconds,
@@ -231,47 +268,89 @@ class Engine:
         if snapshot.tokens == len(running.ids):  # the whole prompt is known, and what comes behind it
             self._choose(running, self.decoder.logits(snapshot.hidden[None])[0])
 
-    def _shares(self) -> list[tuple[Running, int]]:
+    def _shares(self) -> list[Share]:
         """How many waiting tokens of whom: those that decode first, then prompts as far as a step reaches, each up to a place
         that is worth remembering."""
+        drafts = self._speculation.drafts(self._running, self.config.chunk_tokens) if self._speculation else {}
         left, shares = max(self.config.chunk_tokens, len(self._running)), []
-        for running in sorted(self._running, key=lambda each: each.waiting):
+        for running in sorted(self._running, key=lambda each: each.waiting + len(drafts.get(each, ()))):
             if not running.finish and (count := min(running.until_boundary(), running.waiting, left)):
-                left -= count
-                shares.append((running, count))
+                draft = drafts.get(running, [])[: left - count]
+                left -= count + len(draft)
+                shares.append(Share(running, count, draft))
         return shares
 
-    def _pass(self, shares: list[tuple[Running, int]]) -> None:
-        work = []
-        for running, count in shares:
+    def _pass(self, shares: list[Share]) -> None:
+        work, before = [], []
+        for running, count, draft in shares:
             assert running.lease is not None
-            self._pool.extend(running.lease, running.computed + count)
-            work.append(Work(running.ids[running.computed :][:count], running.computed, running.lease.slot))
-        hidden = hidden_after(self.decoder, self._pool.state, work)
-        ends = torch.tensor([count for _, count in shares], device=hidden.device).cumsum(0)
-        logits = self.decoder.logits(hidden[ends - 1])
-        for (running, count), rows, last in zip(shares, hidden.split([count for _, count in shares]), logits, strict=True):
-            self._after(running, count, rows, last)
+            self._pool.extend(running.lease, running.computed + count + len(draft))
+            before.append(self._pool.fixed(running.lease) if draft else [])
+            work.append(Work(running.ids[running.computed :][:count] + draft, running.computed, running.lease.slot))
+        rows = hidden_after(self.decoder, self._pool.state, work).split([len(item.ids) for item in work])
+        read = [hidden[share.count - 1 :] for share, hidden in zip(shares, rows, strict=True)]
+        logits = self.decoder.logits(torch.cat(read)).split([len(each) for each in read])
+        for share, hidden, following, fixed in zip(shares, rows, logits, before, strict=True):
+            self._after(share, hidden, following, fixed)
 
-    def _after(self, running: Running, count: int, hidden: Tensor, logits: Tensor) -> None:
+    def _after(self, share: Share, hidden: Tensor, logits: Tensor, before: Fixed) -> None:
         """A sequence's part of a step is done: remember, tell, choose."""
+        running, count, draft = share
         assert running.lease is not None
         start, running.computed = running.computed, running.computed + count
         if running.settings.prompt_logprobs and start < running.handle.prompt_tokens:
             for first in range(0, count, PROMPT_LOGITS):
                 running.tell_prompt(self.decoder.logits(hidden[first : first + PROMPT_LOGITS]), start + first)
-        self._pool.forget(running.lease, running.computed)
+        if not draft:
+            self._pool.forget(running.lease, running.computed)
         if self._prefixes is not None and running.computed in running.boundaries:
             self._prefixes.keep(running.ids[: running.computed], running.lease, hidden[-1])
         if not running.waiting:
-            self._choose(running, logits)
-            if running.finish and self._prefixes is not None and running.computed > running.handle.prompt_tokens:
-                self._prefixes.keep(running.ids[: running.computed], running.lease, hidden[-1])
+            accepted = self._choose_along(running, draft, logits)
+            if draft:
+                self._settle(share, accepted, before)
+            if running.finish and self._prefixes is not None and start + count > running.handle.prompt_tokens:
+                self._see_again(running, start + count + accepted)
+                self._prefixes.keep(running.ids[: running.computed], running.lease, hidden[count - 1 + accepted])
+
+    def _choose_along(self, running: Running, draft: list[int], logits: Tensor) -> int:
+        """Choose from each row of logits as long as the choice is what was guessed; returns how many were."""
+        for accepted, row in enumerate(logits):
+            self._choose(running, row)
+            if running.finish or running.cancelled or accepted == len(draft) or running.ids[-1] != draft[accepted]:
+                return accepted
+        return len(draft)
+
+    def _settle(self, share: Share, accepted: int, before: Fixed) -> None:
+        """Of a guess that was not accepted as a whole the state has seen too much. A cache forgets by being written again; a fixed
+        state is put back to before the pass, and sees what was accepted with the next tokens: no weight is read for that alone."""
+        running, count, draft = share
+        assert running.lease is not None and self._speculation is not None
+        if accepted == len(draft) or not self._pool.fixed_bytes:
+            running.computed += accepted
+        else:
+            self._pool.restore(running.lease, before)
+            running.computed -= count
+        self._pool.retract(running.lease, running.computed)
+        self._pool.forget(running.lease, running.computed)
+        self._speculation.learn(running, len(draft), accepted)
+        self._counts["drafted_tokens"] += len(draft)
+        self._counts["accepted_tokens"] += accepted
+
+    def _see_again(self, running: Running, tokens: int) -> None:
+        """Bring a state that was put back to where its text ends, where it is worth remembering."""
+        assert running.lease is not None
+        if running.computed < tokens:
+            self._pool.extend(running.lease, tokens)
+            work = Work(running.ids[running.computed : tokens], running.computed, running.lease.slot)
+            hidden_after(self.decoder, self._pool.state, [work])
+            running.computed = tokens
+            self._pool.forget(running.lease, tokens)
 
     def _choose(self, running: Running, logits: Tensor) -> None:
         try:
             event = running.choose(logits)
-        except AmaruError as error:
+        except Exception as error:
             self._fail([running], error)
             return
         self._counts["generated_tokens"] += len(event.tokens)
@@ -301,6 +380,8 @@ class Engine:
         for running in [each for each in self._running if each.finish]:
             assert running.lease is not None
             self._pool.give_back(running.lease)
+            if self._speculation is not None:
+                self._speculation.forget(running)
         self._running = [each for each in self._running if not each.finish]
         with self._changed:
             self._waiting = deque(each for each in self._waiting if not each.finish)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from amaru.models.state import CACHES
 from amaru.serve.state_pool import Lease, StatePool
 
 
@@ -53,10 +52,7 @@ class PrefixCache:
 
     def resume(self, snapshot: Snapshot, lease: Lease) -> None:
         """Give a sequence that was just admitted the state and pages of the snapshot."""
-        state = self._pool.state
-        for layer, fixed in zip(state.layers, snapshot.fixed, strict=True):
-            for name, tensor in fixed.items():
-                layer[name][lease.slot] = tensor
+        self._pool.restore(lease, snapshot.fixed)
         for sight, pages in snapshot.pages.items():
             self._pool.adopt(lease, sight, pages, whole=self._whole(snapshot.tokens, sight))
 
@@ -71,13 +67,8 @@ class PrefixCache:
         if size > self._budget or not self._make_room(size, copied):
             return
         pages = {sight: self._pool.lend(lease, sight, whole=self._whole(len(ids), sight)) for sight in lease.pages}
-        self._known[key] = Snapshot(len(ids), self._fixed(lease), pages, hidden.clone(), size)
+        self._known[key] = Snapshot(len(ids), self._pool.fixed(lease), pages, hidden.clone(), size)
         self.bytes += size
-
-    def _fixed(self, lease: Lease) -> list[dict[str, Tensor]]:
-        """By layer copies of what one slot holds besides caches."""
-        layers = self._pool.state.layers
-        return [{name: held[lease.slot].clone() for name, held in layer.items() if name not in CACHES} for layer in layers]
 
     def free_pages(self, needed: Mapping[str, int]) -> None:
         """Forget the least recently used until so many pages are free, or nothing is left to forget."""

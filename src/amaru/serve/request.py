@@ -23,6 +23,7 @@ class Settings(Config):
     prompt_logprobs         the same for every token of the prompt but its first
     schema                  a JSON schema that the text satisfies when it finishes with "stop"; one cut at `max_tokens` may be left
                             open, as everywhere. {} is any JSON object. An answer that is whole ends, whatever `min_tokens` says
+    speculate               tokens may be guessed ahead, where the engine does that; changes speed, not the answer
     """
 
     max_tokens: int = Field(default=128, gt=0)
@@ -32,6 +33,7 @@ class Settings(Config):
     logprobs: int | None = Field(default=None, ge=0)
     prompt_logprobs: bool = False
     schema: dict[str, Any] | None = None
+    speculate: bool = True
     sampling: Sampling = Sampling()
 
     def check(self) -> None:
@@ -72,4 +74,6 @@ class Handle:
     cancel: Callable[[], None]
     reused_tokens: int = 0
     completion_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     prompt_logprobs: list[Token] = field(default_factory=list)

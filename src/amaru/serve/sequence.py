@@ -57,6 +57,11 @@ class Running:
         return len(self.ids) - self.computed
 
     @property
+    def decodes(self) -> bool:
+        """The prompt is behind it."""
+        return not self.finish and self.computed >= self.handle.prompt_tokens
+
+    @property
     def reach(self) -> int:
         """Tokens that it can have at most."""
         return self.handle.prompt_tokens + self.settings.max_tokens

@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from amaru.errors import CapacityError
 from amaru.models.decoder import Decoder, DecoderConfig
 from amaru.models.state import CACHES, PAGE
 from amaru.nn.hybrid_head import HybridHead
 from amaru.serve.pages import Pages
+
+Fixed = list[dict[str, Tensor]]  # by layer what one slot holds besides caches
 
 
 @dataclass(eq=False)
@@ -110,6 +113,26 @@ class StatePool:
                 page = self._take(lease, sight)
                 self.state.tables[sight][lease.slot, len(held)] = page
                 held.append(page)
+
+    def retract(self, lease: Lease, tokens: int) -> None:
+        """The inverse: pages behind the first `tokens` tokens are only promised again."""
+        for sight, held in lease.pages.items():
+            while (len(held) - 1) * self.page >= tokens + self.meta:
+                page = held.pop()
+                assert page is not None, "a page behind a window is not behind the text"
+                self.pages[sight].give_back(page)
+                self.pages[sight].promise(1)
+                lease.promised[sight] += 1
+
+    def fixed(self, lease: Lease) -> Fixed:
+        """Copies of what the slot holds."""
+        return [{name: held[lease.slot].clone() for name, held in layer.items() if name not in CACHES} for layer in self.state.layers]
+
+    def restore(self, lease: Lease, fixed: Fixed) -> None:
+        """Put such copies back."""
+        for layer, copies in zip(self.state.layers, fixed, strict=True):
+            for name, copy in copies.items():
+                layer[name][lease.slot] = copy
 
     def forget(self, lease: Lease, tokens: int) -> None:
         """Give away the pages that no later query sees, `tokens` tokens being computed."""
