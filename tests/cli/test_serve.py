@@ -76,6 +76,18 @@ def test_a_second_signal_exits_at_once(checkpoint: Path) -> None:
         assert running.wait(10) == 128 + signal.SIGTERM
 
 
+def test_a_draft_model_changes_no_word(checkpoint: Path) -> None:
+    ask = {"prompt": "def f", "max_tokens": 30, "temperature": 0}
+    texts = []
+    for words in ([], ["--draft", str(checkpoint)], ["--set", "speculate=lookup"]):
+        with server_process(str(checkpoint), *words) as (_, ready):
+            texts.append(httpx.post(f"{ready['address']}/v1/completions", json=ask).json()["choices"][0]["text"])
+            metrics = httpx.get(f"{ready['address']}/metrics").text
+        drafted = float(re.findall(r"amaru_accepted_tokens_total{.*} (.*)", metrics)[0])
+        assert drafted > 0 if "--draft" in words else "--set" in words or drafted == 0
+    assert texts[0] == texts[1] == texts[2]
+
+
 def test_a_key_comes_from_the_environment_or_a_file(checkpoint: Path, tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("from-the-file\n")
@@ -103,6 +115,7 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(
             "There is no tokenizer.json": [str(tmp_path)],
             "is not a size": [str(checkpoint), "--max-body", "much"],
             "greater than 0": [str(checkpoint), "--timeout", "-1"],
+            "Did you mean 'chunk_tokens'": [str(checkpoint), "--set", "chunk_token=5"],
             "the shortest sequence needs": [str(checkpoint), "--memory", "1KiB"],
         }
         for sentence, words in refusals.items():

@@ -25,9 +25,13 @@ def command(
     max_waiting: Annotated[int | None, typer.Option(min=0, help="Answers that may queue; more are refused.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest sequence, prompt and answer together.")] = None,
     prefix_memory: Annotated[str | None, typer.Option(help="For remembered beginnings of prompts, like 1GiB; 0 switches it off.")] = None,
+    draft: Annotated[Path | None, typer.Option(help="A smaller checkpoint that guesses what this one will say; it says the same.")] = None,
     max_body: Annotated[str | None, typer.Option(help="The largest request, like 8MiB.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that one request may take.")] = None,
     drain: Annotated[float | None, typer.Option(help="Seconds after SIGTERM until running answers are cancelled.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting of the engines, like --set chunk_tokens=1024.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Serve models over HTTP as OpenAI does (/v1/chat/completions, /v1/completions), with a playground at / and metrics at /metrics.
@@ -48,8 +52,9 @@ def command(
         raise BackendError(f"Serving needs {error.name}, which is not installed: pip install 'amaru[serve]'") from None
 
     engine = {"max_running": max_running, "max_waiting": max_waiting, "max_tokens": max_tokens}
+    engine |= {"speculate": draft and "draft"}
     engine |= {"memory": memory and parse_bytes(memory), "prefix_bytes": prefix_memory and _bytes_or_none(prefix_memory)}
-    config = build(EngineConfig, _given(engine))
+    config = build(EngineConfig, _given(engine), settings or [])
     limits = build(Limits, _given({"body_bytes": max_body and parse_bytes(max_body), "seconds": timeout, "drain_seconds": drain}))
     key = read_key(api_key_file)
     check_address(host, key, insecure)  # before minutes of loading
@@ -57,7 +62,7 @@ def command(
         models = []
         for name, path in map(_named, checkpoint):
             live.update(f"loading {name}")
-            models.append(Served.load(name, path, config))
+            models.append(Served.load(name, path, config, draft))
 
     def ready(address: str) -> None:
         emit({"address": address, "models": [model.name for model in models], "key": key is not None}, json=json, people=show)

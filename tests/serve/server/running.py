@@ -81,7 +81,7 @@ def running(
     process, ready = Process(server), threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = address_of(listener)
-        thread = threading.Thread(target=lambda: asyncio.run(process.run(listener, lambda _: ready.set(), signals=())))
+        thread = threading.Thread(target=lambda: asyncio.run(process.serve_on(listener, lambda _: ready.set(), signals=())))
         thread.start()
         assert ready.wait(30)
         try:

@@ -42,7 +42,7 @@ def serve(
     hosts = check_address(host, key, insecure)
     with _listen(host, port) as listener:
         process = Process(Server(Registry(models), limits, key, hosts))
-        asyncio.run(process.run(listener, on_ready))
+        asyncio.run(process.serve_on(listener, on_ready))
     if process.failure:
         raise process.failure
 
@@ -71,7 +71,10 @@ class Process(uvicorn.Server):
             )
         )
 
-    async def run(self, listener: socket.socket, on_ready: Callable[[str], None], signals: Sequence[signal.Signals] = SIGNALS) -> None:  # type: ignore[override]
+    async def serve_on(
+        self, listener: socket.socket, on_ready: Callable[[str], None], signals: Sequence[signal.Signals] = SIGNALS
+    ) -> None:
+        """Until a signal, or an engine's death."""
         loop = asyncio.get_running_loop()
         for each in signals:
             loop.add_signal_handler(each, self._signalled, each)

@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import CapacityError, CheckpointError, ConfigError
 from amaru.models.checkpoint import load
@@ -39,9 +37,11 @@ class Served:
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def load(cls, name: str, path: Path, config: EngineConfig = EngineConfig(), dtype: torch.dtype | None = None) -> "Served":  # noqa: B008
+    def load(cls, name: str, path: Path, config: EngineConfig = EngineConfig(), draft: Path | None = None) -> "Served":  # noqa: B008
+        """`draft` is a checkpoint that guesses for this one, where the config says so."""
         tokenizer = Tokenizer.load(path)
-        return cls(name, Engine(load(path, dtype), tokenizer, config), tokenizer, stop_ids(path, tokenizer))
+        engine = Engine(load(path), tokenizer, config, draft=load(draft) if draft else None)
+        return cls(name, engine, tokenizer, stop_ids(path, tokenizer))
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Ids of a text. Raises `CapacityError` for one that is surely too long."""
