@@ -40,3 +40,15 @@ def test_a_difference_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_checkpoint_that_is_not_there_is_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
     assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_what_was_found_is_told_though_its_place_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = small_checkpoint(tmp_path / "a")
+    assert main(["verify", str(a), str(a), "--out", str(a / "config.json" / "c.json")]) == 2
+    told = capsys.readouterr()
+    assert "equal: " in told.out and "config.json" in told.err
+
+
+def test_a_seed_beyond_what_torch_takes_is_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "a", "b", "--seed", str(2**64)]) == 2
+    assert "--seed" in capsys.readouterr().err

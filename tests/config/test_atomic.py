@@ -106,6 +106,7 @@ def test_recovery_of_nothing_is_nothing(tmp_path: Path) -> None:
         (OSError(errno.ENOSPC, "x"), "The disk is full while writing place; what was there before is untouched. Free some space"),
         (OSError(errno.EDQUOT, "x"), "The disk is full"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "The disk is full"),
+        (OSError("1048576 requested and 4096 written"), "The disk is full"),  # numpy.ndarray.tofile
         (OSError(errno.EROFS, "x"), "Cannot write place: Read-only file system. Choose another --out."),
         (PermissionError(errno.EACCES, "x"), "Cannot write place: Permission denied."),
     ],

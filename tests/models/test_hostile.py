@@ -1,6 +1,7 @@
 """Hostile checkpoints: whatever a stranger wrote, one sentence, and nothing allocated on his word."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -47,6 +48,41 @@ def test_any_value_in_any_field_is_a_sentence_or_another_reading(family: str, tm
 def saved(tmp_path: Path) -> Path:
     save(random_model(random_config(1, "M-*-M"), 1), tmp_path / "model")
     return tmp_path / "model"
+
+
+CONTRADICTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("nemotron_h", {"num_hidden_layers": 5}),
+    ("amaru", {"vocab_size": 5}),
+    ("amaru", {"hidden_size": 3}),
+    ("amaru", {"num_hidden_layers": 2}),
+]
+
+
+@pytest.mark.parametrize(("family", "change"), CONTRADICTIONS, ids=str)
+def test_fields_that_contradict_each_other_are_refused(family: str, change: dict[str, Any], tmp_path: Path) -> None:
+    save(random_model(FAMILIES[family](2), 2), tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(CheckpointError, match=f"sets {next(iter(change))} to .*; its"):
+        open_checkpoint(tmp_path / "model")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0])
+def test_numbers_that_compute_nothing_are_refused_in_a_written_out_stack(value: float, tmp_path: Path) -> None:
+    """Python reads NaN and Infinity from JSON."""
+    save(random_model(FAMILIES["amaru"](2), 2), tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    values = json.loads(config.read_text())
+    rotary = next(layer for layer in values["stack"]["layers"] if layer.get("rope"))
+    mamba = next(layer for layer in values["stack"]["layers"] if layer["kind"] == "mamba2")
+    changes = ((values["stack"], {"norm_eps": value}), (rotary["rope"], {"base": value}), (mamba, {"time_step_limit": [value, value]}))
+    for part, change in changes:
+        before = dict(part)
+        part.update(change)
+        config.write_text(json.dumps(values))
+        with pytest.raises(CheckpointError, match=next(iter(change))):
+            open_checkpoint(tmp_path / "model")
+        part.update(before)
 
 
 TEXTS: list[bytes] = [

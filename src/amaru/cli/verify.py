@@ -15,7 +15,7 @@ from amaru.report.numbers import percent
 def command(
     a: Annotated[str, typer.Argument(metavar="A", help="A checkpoint of any format, or transformers:PATH for stock transformers on PATH.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other one, written likewise.")],
-    seed: Annotated[int, typer.Option(help="Draws the token ids that both are run on.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Draws the token ids that both are run on.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where the certificate goes; left out: inside A, or beside it if it is a file.")] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -29,8 +29,8 @@ def command(
     with LiveLine() as live:
         certificate = verify(a, b, seed=seed, report=live.update)
     path = out or beside(Path(a.removeprefix(PREFIX)))
+    emit({**to_dict(certificate), "saved": path}, json=json, people=show)  # first: a place that cannot be written loses nothing
     certificate.save(path)
-    emit({**to_dict(certificate), "saved": path}, json=json, people=show)
     LiveLine().note(f"saved {path}")
     if not certificate.equal:
         raise Finding(f"A and B are {certificate.verdict}.")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from amaru.errors import StorageError
 
+FULL = ("No space left", "File too large", " requested and ")  # the last is numpy's: "1048576 requested and 4096 written"
+
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
@@ -87,14 +89,14 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of a disk into a sentence; safetensors reports a full disk as its own exception."""
+    """Turn the errors of a disk into a sentence; safetensors and numpy report a full disk in words of their own."""
     try:
         yield
     except StorageError:
         raise
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error) or "File too large" in str(error):
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(words in str(error) for words in FULL):
             raise StorageError(
                 f"The disk is full while writing {path}; what was there before is untouched. "
                 "Free some space and run the same command again."

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from amaru.config import Config
-from amaru.config.atomic import atomic_directory, sync
+from amaru.config.atomic import atomic_directory, storage_errors, sync
 from amaru.errors import CheckpointError, ConfigError, StorageError
 from amaru.models.carried import Carried
 from amaru.models.certificate import Certificate, beside
@@ -191,11 +191,12 @@ def _appearing(out: Path, is_file: bool) -> Iterator[Path]:
         with atomic_directory(out) as directory:
             yield directory
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        yield Path(folder) / out.name  # the same name: some formats keep it
-        os.replace(Path(folder) / out.name, out)
-        sync(out.parent)
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+            yield Path(folder) / out.name  # the same name: some formats keep it
+            os.replace(Path(folder) / out.name, out)
+            sync(out.parent)
 
 
 def _check_place(source: Path, out: Path, to: str) -> None:
@@ -213,7 +214,7 @@ def _check_space(out: Path, needed: int) -> None:
     if needed + SPARE > free:
         killed = sorted(str(path) for path in there.glob(f".{out.name}*.partial"))
         advice = f"what killed conversions left may be deleted ({', '.join(killed)})" if killed else "choose another place"
-        raise StorageError(f"{out} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; {advice}.")
+        raise StorageError(f"{out} needs {(needed + SPARE) / 1e9:.2f} GB, some of it to spare, and {free / 1e9:.2f} GB are free; {advice}.")
 
 
 def _parameters(source: Source) -> int:

@@ -24,6 +24,8 @@ from amaru.nn.moe import MoE
 from amaru.nn.norm import NORMS, NormKind
 
 AnyLayer = Annotated[Mamba2 | Attention | MLP | MoE | HybridHead, Field(discriminator="kind")]
+
+
 class DecoderConfig(Config):
     """A model as data.
 
@@ -40,7 +42,7 @@ class DecoderConfig(Config):
     vocab: int = Field(gt=0)
     hidden: int = Field(gt=0)
     layers: tuple[AnyLayer, ...]
-    norm_eps: float = 1e-5
+    norm_eps: float = Field(default=1e-5, gt=0, allow_inf_nan=False)
     tied: bool = False
     norm: NormKind = "rmsnorm"
     meta_tokens: int = Field(default=0, ge=0)

@@ -51,6 +51,9 @@ class Mamba2(LayerConfig):
     def check(self) -> None:
         if self.heads % self.groups:
             raise ConfigError(f"Mamba2.heads must be a multiple of groups; got {self.heads} and {self.groups}.")
+        low, high = self.time_step_limit
+        if not 0 <= low < high:
+            raise ConfigError(f"Mamba2.time_step_limit must be two rising numbers from 0 on; got {low:g} and {high:g}.")
 
     @property
     def inner(self) -> int:

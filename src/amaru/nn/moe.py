@@ -34,7 +34,7 @@ class MoE(LayerConfig):
     groups: int = Field(default=1, gt=0)
     top_groups: int = Field(default=1, gt=0)
     normalised: bool = True
-    scale: float = Field(default=1.0, gt=0)
+    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     latent: int | None = Field(default=None, gt=0)
 
     letter: ClassVar[str] = "E"

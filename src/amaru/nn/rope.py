@@ -19,9 +19,9 @@ class Llama3Scaling(Config):
     """
 
     kind: Literal["llama3"] = "llama3"
-    factor: float = Field(gt=0)
-    low: float = Field(gt=0)
-    high: float = Field(gt=0)
+    factor: float = Field(gt=0, allow_inf_nan=False)
+    low: float = Field(gt=0, allow_inf_nan=False)
+    high: float = Field(gt=0, allow_inf_nan=False)
     original: int = Field(gt=0)
 
     def check(self) -> None:
@@ -42,7 +42,7 @@ class NTKScaling(Config):
     """
 
     kind: Literal["ntk"] = "ntk"
-    factor: float = Field(gt=0)
+    factor: float = Field(gt=0, allow_inf_nan=False)
     original: int = Field(gt=0)
     extended: int = Field(gt=0)
 
@@ -59,7 +59,7 @@ class Rope(Config):
     scaling   how frequencies are changed for contexts longer than those first trained on
     """
 
-    base: float = Field(default=10000.0, gt=1)
+    base: float = Field(default=10000.0, gt=1, allow_inf_nan=False)
     fraction: float = Field(default=1.0, gt=0, le=1)
     scaling: Annotated[Llama3Scaling | NTKScaling, Field(discriminator="kind")] | None = None
 

@@ -23,7 +23,8 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"There is no {path.name} in {path.parent}; a checkpoint is a directory with config.json and *.safetensors."
+            f"There is no {path.name} in {path.parent}; a checkpoint is a directory with config.json and *.safetensors, "
+            "which `amaru convert --to hf` makes of other formats."
         ) from None
     except (ValueError, RecursionError, NotADirectoryError) as error:  # ValueError: also a number of too many digits
         raise CheckpointError(f"{path} is not valid JSON: {error}.") from None

@@ -52,6 +52,8 @@ def read_config(values: Mapping[str, Any]) -> DecoderConfig:
     fields.require("Nemotron-H", REQUIRED)
     pattern = _pattern(values)
     layers = {letter: read(fields, pattern) for letter, read in READERS.items() if letter in pattern}
+    if (count := values.get("num_hidden_layers")) not in (None, len(pattern)):
+        raise wrong("num_hidden_layers", count, f"its pattern has {len(pattern)} layers")
     return DecoderConfig(
         vocab=fields.integer("vocab_size"),
         hidden=fields.integer("hidden_size"),
