@@ -31,6 +31,7 @@ from amaru.serve.request import Settings
 from amaru.serve.sampler import GREEDY
 
 pytestmark = pytest.mark.soak
+needs_chromium = pytest.mark.skipif(chromium.PROGRAM is None, reason="there is no Chromium on this machine")
 
 SECONDS = float(os.environ.get("AMARU_SOAK_SECONDS", "600"))
 CLIENTS = 64
@@ -146,7 +147,7 @@ def test_made_up_requests_never_break_the_server(mode: schemathesis.GenerationMo
     assert {schemathesis.GenerationMode.POSITIVE: 200, schemathesis.GenerationMode.NEGATIVE: 400}[mode] in statuses
 
 
-@pytest.mark.skipif(chromium.PROGRAM is None, reason="there is no Chromium on this machine")
+@needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_playground_in_a_browser(tmp_path: Path, scheme: str) -> None:
     with running() as server, chromium.browser(tmp_path / "profile") as page:
@@ -192,6 +193,7 @@ def stop_early(page: chromium.Page, server: Running) -> None:
         assert time.monotonic() < end
 
 
+@needs_chromium
 def test_a_key_is_asked_for_and_kept(tmp_path: Path) -> None:
     with running(key="secret", hosts=None) as server, chromium.browser(tmp_path / "profile") as page:
         page.open(server.url + "/")
