@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from amaru.ops.linear import linear
+from amaru.ops.quantised_linear import dequantise, quantised_linear
 
 
 class Linear(nn.Module):
@@ -21,3 +22,36 @@ class Linear(nn.Module):
         if weight.dtype is not x.dtype:  # asked first: a cast that changes nothing still costs a microsecond
             weight = weight.to(x.dtype)
         return linear(x, weight, None if bias is None else bias.to(x.dtype))
+
+
+class QuantisedLinear(nn.Module):
+    """`QuantisedLinear(codes, scales, cols)(x [..., cols]) -> [..., rows]`: a weight of 8 or 4 bits, which is not trained.
+
+    Codes and scales as `ops.quantised_linear` takes them; `precision.encode` makes them of a weight.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
+    def __init__(self, codes: Tensor, scales: Tensor, cols: int, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.cols = cols
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales)
+        self.register_buffer("bias", bias)
+
+    @property
+    def bits(self) -> int:
+        return 8 if self.codes.dtype is torch.int8 else 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return quantised_linear(x.flatten(0, -2), self.codes, self.scales, bias).unflatten(0, x.shape[:-1])
+
+    def weight(self) -> Tensor:
+        """What the codes mean, float32 [rows, cols]."""
+        return dequantise(self.codes, self.scales, self.cols, torch.float32)
+
+    def extra_repr(self) -> str:
+        return f"rows={len(self.codes)}, cols={self.cols}, bits={self.bits}"

@@ -7,8 +7,9 @@ from amaru.errors import ConfigError
 from amaru.ops.backends import Backend, Op
 from amaru.ops.quantised_linear import dequantised, native
 from amaru.ops.quantised_linear.codes import BLOCK, GROUP, pack, unpack
+from amaru.ops.quantised_linear.dequantised import dequantise
 
-__all__ = ["BLOCK", "GROUP", "pack", "quantised_linear", "unpack"]
+__all__ = ["BLOCK", "GROUP", "dequantise", "pack", "quantised_linear", "unpack"]
 
 
 def quantised_linear(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
