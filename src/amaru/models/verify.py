@@ -108,7 +108,9 @@ def certify(
     differences = [*_tensor_differences(matches, only_in_a, only_in_b), *_place_differences(counting)]
     if not runs:
         differences.append(f"vocabularies of {first.config.vocab} and {second.config.vocab} tokens cannot be compared")
-    held = f"{len(matches)} tensors" + (f", and every layer in {' and '.join(each.dtype for each in counting)}" if counting else "")
+    rounded = sum(bool(each.max_abs) for each in matches)
+    held = f"{len(matches)} tensors" + (f", {rounded} of them but for rounding" if rounded else "")
+    held += f", and every layer in {' and '.join(each.dtype for each in counting)}" if counting else ""
     return Certificate(
         a=first.title,
         b=second.title,
