@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ FLAGS = [
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fPIC",
-    "-shared",
     "-fvisibility=hidden",
 ]
 log = logging.getLogger(__name__)
@@ -83,9 +83,17 @@ def _compile(compiler: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         result = Path(directory) / path.name
-        _run([compiler, *FLAGS, "-o", str(result), *map(str, sorted(SOURCES.glob("*.cpp")))])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(lambda source: _object(compiler, source, result.parent), sorted(SOURCES.glob("*.cpp"))))
+        _run([compiler, *FLAGS, "-shared", "-o", str(result), *map(str, objects)])
         os.replace(result, path)
     log.info("Compiled the CPU kernels in %.1f s: %s", time.perf_counter() - start, path)
+
+
+def _object(compiler: str, source: Path, directory: Path) -> Path:
+    result = directory / f"{source.stem}.o"
+    _run([compiler, *FLAGS, "-c", "-o", str(result), str(source)])
+    return result
 
 
 def _run(command: list[str]) -> str:

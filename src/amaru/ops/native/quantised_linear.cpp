@@ -81,7 +81,7 @@ struct Integers {
         for (int64_t token = 0; token < s.tokens; token++) {
             std::vector<int32_t> q(width);
             scale[token] = round(s.x + token * s.x_stride, s.cols, q.data());
-            grouped ? split_groups(token, q.data()) : split(token, q.data());
+            grouped ? take_groups(token, q.data()) : take(token, q.data());
         }
     }
 
@@ -100,29 +100,35 @@ struct Integers {
         for (int64_t i = 0; i < cols; i++) q[i] = (int32_t)std::nearbyint(load(x[i]) * factor);
         return most / LARGEST;
     }
-    static int8_t upper(int32_t q) { return (q + 128) >> 8; }
-
-    void split(int64_t token, const int32_t *q) {
-        int64_t sum = 0;
-        for (int64_t i = 0; i < width; i++) {
-            high[token * width + i] = upper(q[i]);
-            low[token * width + i] = q[i] - upper(q[i]) * 256;
-            sum += q[i];
+    // q = 256 high + low
+    static void split(const int32_t *q, int64_t count, int8_t *high, int8_t *low) {
+        for (int64_t i = 0; i < count; i++) {
+            const int8_t upper = (q[i] + 128) >> 8;
+            high[i] = upper;
+            low[i] = q[i] - upper * 256;
         }
+    }
+    void take(int64_t token, const int32_t *q) {
+        split(q, width, &high[token * width], &low[token * width]);
+        int64_t sum = 0;
+        for (int64_t i = 0; i < width; i++) sum += q[i];
         sums[token] = sum;
     }
-    void split_groups(int64_t token, const int32_t *q) {
-        for (int64_t group = 0; group < width / GROUP; group++) {
-            int32_t sum = 0;
-            int64_t to = token * width + group / LANES * BLOCK + group % LANES * 4;
-            for (int i = 0; i < GROUP; i += 4, to += STEP)
-                for (int k = 0; k < 4; k++) {
-                    const int32_t value = q[group * GROUP + i + k];
-                    high[to + k] = upper(value);
-                    low[to + k] = value - upper(value) * 256;
-                    sum += value;
+    void take_groups(int64_t token, const int32_t *q) {
+        int8_t upper[BLOCK], lower[BLOCK];
+        for (int64_t first = 0; first < width; first += BLOCK) {
+            split(q + first, BLOCK, upper, lower);
+            for (int step = 0; step < GROUP / 4; step++)
+                for (int lane = 0; lane < LANES; lane++) {
+                    const int64_t to = token * width + first + step * STEP + lane * 4, from = lane * GROUP + step * 4;
+                    std::memcpy(&high[to], upper + from, 4);
+                    std::memcpy(&low[to], lower + from, 4);
                 }
-            sums[token * sums_each + group] = sum;
+            for (int lane = 0; lane < LANES; lane++) {
+                int32_t sum = 0;
+                for (int i = 0; i < GROUP; i++) sum += q[first + lane * GROUP + i];
+                sums[token * sums_each + first / GROUP + lane] = sum;
+            }
         }
     }
 };
