@@ -38,13 +38,15 @@ def presets() -> dict[str, DecoderConfig]:
     (examples/post_training/modelopt/conf/nvidia) and Megatron Bridge's `Nemotron3NanoProvider` repeat; 31.6 B parameters.
     """
     experts = MoE(experts=128, top_k=6, ffn=1856, shared_ffn=3712, scale=2.5)
+    nano_9b = _shape(PATTERN_NANO_9B, 4480, MLP(ffn=15680), (40, 8, 128), (128, 80, 128))
+    nano_12b = _shape(PATTERN_NANO_12B, 5120, MLP(ffn=20480), (40, 8, 128), (128, 80, 128))
     nano = _shape(PATTERN_NANO_30B, 2688, experts, (32, 2, 128), (64, 64, 128))
     return {
         "nemotron-h-4b": _shape(PATTERN_8B, 3072, MLP(ffn=12288), (32, 8, 128), (112, 64, 128)),
         "nemotron-h-8b": _shape(PATTERN_8B, 4096, MLP(ffn=21504), (32, 8, 128), (128, 64, 128)),
         "nemotron-h-47b": _shape(PATTERN_47B, 8192, MLP(ffn=30720), (64, 8, 128), (256, 64, 256)),
         "nemotron-h-56b": _shape(PATTERN_56B, 8192, MLP(ffn=32768), (64, 8, 128), (256, 64, 256)),
-        "nemotron-nano-9b-v2": _shape(PATTERN_NANO_9B, 4480, MLP(ffn=15680), (40, 8, 128), (128, 80, 128)),
-        "nemotron-nano-12b-v2": _shape(PATTERN_NANO_12B, 5120, MLP(ffn=20480), (40, 8, 128), (128, 80, 128)),
+        "nemotron-nano-9b-v2": replace(nano_9b, max_positions=131072),
+        "nemotron-nano-12b-v2": replace(nano_12b, max_positions=131072),
         "nemotron-3-nano-30b-a3b": replace(nano, max_positions=262144),
     }
