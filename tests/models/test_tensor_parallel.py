@@ -18,7 +18,7 @@ LAYERS = [
     Mamba2(heads=24, channels=3, groups=4, state=5),
     Attention(query_heads=12, kv_heads=4, channels=6, bias=True),
     MLP(ffn=28, gated=True),
-    *{layer for layer in config_of("hymba-1.5b").layers if layer.kind == "hybrid_head"},
+    *dict.fromkeys(layer for layer in config_of("hymba-1.5b").layers if layer.kind == "hybrid_head"),
 ]
 
 
