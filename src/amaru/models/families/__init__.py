@@ -44,6 +44,8 @@ def config_of(model: str | Path) -> DecoderConfig:
     if Path(model).is_dir():
         values = read_json(Path(model) / "config.json")
         return family_of(values).read_config(values)
+    if Path(model).is_file():
+        raise CheckpointError(f"{model} is a file; a checkpoint directory is needed. `amaru convert {model} OUT --to hf` makes one.")
     known = presets()
     if str(model) not in known:
         close = difflib.get_close_matches(str(model), known, n=1)
