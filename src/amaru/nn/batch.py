@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from amaru.errors import ConfigError
+
+FEW = 16  # tokens of one sequence; more are faster through a layer together than one by one
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +105,35 @@ class Batch:
         return next((index for index, length in enumerate(lengths) if length != 1), len(lengths))
 
     @cached_property
+    def short(self) -> int:
+        """How many sequences in front bring at most `FEW` tokens each: those that decode, and verify guesses."""
+        lengths = self.lengths.tolist()
+        return next((index for index, length in enumerate(lengths) if length > FEW), len(lengths))
+
+    @cached_property
+    def rounds(self) -> list["Round"]:
+        """The tokens of the short sequences one at a time: the first of each, then the second of each that has one, and so on."""
+        assert self.slots is not None, "a state is addressed by slots"
+        lengths, slots, fresh = self.lengths[: self.short], self.slots[: self.short], self.fresh[: self.short]
+        if self.singles == self.short:
+            return [Round(slice(self.short), slots, fresh)]
+        first, longest = self.cu_seqlens[: self.short], int(lengths.max())
+        going = [(lengths > place).nonzero()[:, 0] for place in range(longest)]
+        return [Round(first[each] + place, slots[each], fresh[each] & (place == 0)) for place, each in enumerate(going)]
+
+    @cached_property
     def longer(self) -> "Batch":
         """The sequences behind those."""
-        first = self.singles
+        first = self.short
+        begin = int(self.cu_seqlens[first])
         slots = None if self.slots is None else self.slots[first:]
         pages = None if self.pages is None else {sight: table[first:] for sight, table in self.pages.items()}
-        return Batch(self.ids[first:], self.positions[first:], self.cu_seqlens[first:] - first, slots, pages)
+        return Batch(self.ids[begin:], self.positions[begin:], self.cu_seqlens[first:] - begin, slots, pages)
+
+
+class Round(NamedTuple):
+    """One token of each of n sequences: which rows of the batch they are, and as in the batch slots [n] and fresh [n]."""
+
+    rows: Tensor | slice
+    slots: Tensor
+    fresh: Tensor

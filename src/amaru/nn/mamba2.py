@@ -149,22 +149,25 @@ class Mamba2Mixer(Mixer):
         return self.out_proj(self._mix(self.in_proj(u), batch, state))
 
     def _mix(self, projected: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
-        """What lies between the projections; sequences of one token that lead a batch with state go a shorter way."""
-        if state is None or not batch.singles:
+        """What lies between the projections; sequences of a few tokens that lead a batch with state go a shorter way."""
+        if state is None or not batch.short:
             return self._whole(projected, batch, state)
-        if batch.singles == len(projected):
-            return self._step(projected, batch, state)
-        parts = projected[: batch.singles], projected[batch.singles :]
-        return torch.cat([self._step(parts[0], batch, state), self._whole(parts[1], batch.longer, state)])
+        if batch.short == len(batch.lengths):
+            return self._steps(projected, batch, state)
+        few, more = projected.tensor_split([len(projected) - len(batch.longer.ids)])
+        return torch.cat([self._steps(few, batch, state), self._whole(more, batch.longer, state)])
 
-    def _step(self, projected: Tensor, batch: Batch, state: dict[str, Tensor]) -> Tensor:
-        assert batch.slots is not None, "a state is addressed by slots"
+    def _steps(self, projected: Tensor, batch: Batch, state: dict[str, Tensor]) -> Tensor:
         conv, norm, config = self.conv1d, self.norm, self.config
         own = Weights(
             conv.weight, conv.bias, self.dt_bias, self.A_log, self.D, norm.weight, config.groups, self.norm_eps, config.time_step_limit
         )
-        slots, fresh = batch.slots[: len(projected)], batch.fresh[: len(projected)]
-        return mamba2_step(projected, state["conv"], state["ssm"], slots, fresh, own)
+        steps = [mamba2_step(projected[rows], state["conv"], state["ssm"], slots, fresh, own) for rows, slots, fresh in batch.rounds]
+        if len(steps) == 1:
+            return steps[0]
+        rows = torch.cat([each.rows for each in batch.rounds])  # type: ignore[arg-type]  # several rounds name theirs one by one
+        y = torch.cat(steps)
+        return torch.empty_like(y).index_copy_(0, rows, y)
 
     def _whole(self, projected: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
         z, xBC, dt = self._split(projected)
