@@ -1,8 +1,6 @@
 """Inference: prefill and decode in tokens per second, ours, the limit's and the peers', taken side by side in one run."""
 
-import json
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -12,7 +10,7 @@ import torch
 from pydantic import Field
 
 from amaru.config import Config
-from amaru.errors import BackendError, ConfigError
+from amaru.errors import ConfigError
 from amaru.models import roofline
 from amaru.models.checkpoint import load
 from amaru.models.convert import Job
@@ -20,10 +18,15 @@ from amaru.models.cost import Workload
 from amaru.models.decoder import Decoder
 from amaru.models.devices import Device, Machine
 from amaru.models.targets import Request
+from amaru.recipes.bench.ask import ask
 from amaru.recipes.bench.limits import best, this_machine
 from amaru.serve.forward import CHUNK_TOKENS, Work, advance
 
-PEERS = {"transformers": "transformers_side.py", "vllm": "vllm_side.py", "llama.cpp": "llama_side.py"}
+PEERS = {  # the script that runs it, and its settings that are tried: the best counts, row by row
+    "transformers": ("transformers_side.py", ("eager",)),
+    "vllm": ("vllm_side.py", ("compiled", "eager")),
+    "llama.cpp": ("llama_side.py", ("flash_attn=False", "flash_attn=True")),
+}
 Progress = Callable[[str], None]
 
 
@@ -85,9 +88,7 @@ def run(
     device, decoder = device or this_machine(), load(checkpoint)
     taken, theirs, versions = [_ours(decoder, bench, progress)], {}, {"amaru": version("amaru"), "torch": torch.__version__}
     for name, python in peers.items():
-        progress(name)
-        answer = _peer(name, python, Path(checkpoint), bench)
-        theirs[name], versions[name] = answer["rows"], answer["version"]
+        theirs[name], versions[name] = _peer(name, python, Path(checkpoint), bench, progress)
         taken.append(_ours(decoder, bench, progress))
     machine = Machine(count=1, device=device)
     rows = (_row(name, taken, theirs, _limit(decoder, name, bench, machine)) for name in bench.rows)
@@ -152,16 +153,20 @@ def _row(name: str, taken: Sequence[dict[str, float]], theirs: dict[str, dict[st
     return Row(name=name, ours=max(found), spread=spread, limit=limit, peers={peer: rows.get(name) for peer, rows in theirs.items()})
 
 
-def _peer(name: str, python: str, checkpoint: Path, bench: Bench) -> dict:
-    """Run a peer's script in its own environment; llama.cpp is given the checkpoint as GGUF."""
-    script = Path(__file__).parent / "peers" / PEERS[name]
+def _peer(name: str, python: str, checkpoint: Path, bench: Bench, progress: Progress) -> tuple[dict[str, float | None], str]:
+    """Its best rows and its version; llama.cpp is given the checkpoint as GGUF."""
+    script, settings = PEERS[name]
     with tempfile.TemporaryDirectory() as folder:
-        model, answer = checkpoint, Path(folder) / "answer.json"
+        model = checkpoint
         if name == "llama.cpp":
             model = Path(folder) / "model.gguf"
             Job(Request(source=str(checkpoint), out=str(model), to="gguf", dtype="bf16")).run(verify=False)
-        asked = json.dumps({"prefill": bench.prefill, "decode": bench.decode, "context": bench.context, "steps": bench.steps})
-        done = subprocess.run([python, str(script), str(model), asked, str(answer)], capture_output=True, text=True)
-        if done.returncode or not answer.exists():
-            raise BackendError(f"{name} failed in {python}: {' '.join(done.stderr.split())[-400:]}")
-        return json.loads(answer.read_text(encoding="utf-8"))
+        asked = {"prefill": bench.prefill, "decode": bench.decode, "context": bench.context, "steps": bench.steps}
+        answers = []
+        for setting in settings:
+            progress(f"{name}, {setting}")
+            answers.append(ask(name, python, script, str(model), asked | {"setting": setting}))
+    rows: dict[str, float | None] = {}
+    for row in bench.rows:
+        rows[row] = max((each["rows"][row] for each in answers if each["rows"][row] is not None), default=None)
+    return rows, f"{answers[0]['version']} (best of {', '.join(settings)})"

@@ -16,7 +16,10 @@ def main(model, asked, answer):
     asked = json.loads(asked)
     longest = max([*asked["prefill"], asked["context"] + asked["steps"]])
     threads = os.cpu_count()
-    llama = llama_cpp.Llama(model, n_ctx=longest + 1, n_batch=1024, verbose=False, n_threads=threads, n_threads_batch=threads)
+    flash = asked["setting"] == "flash_attn=True"
+    llama = llama_cpp.Llama(
+        model, n_ctx=longest + 1, n_batch=1024, n_ubatch=1024, verbose=False, n_threads=threads, n_threads_batch=threads, flash_attn=flash
+    )
     ids = [random.randint(3, 2000) for _ in range(longest)]
 
     def seconds(before, tokens, at_once):
