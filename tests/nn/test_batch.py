@@ -42,3 +42,18 @@ def test_a_sequence_without_a_token_is_refused(empty: int) -> None:
     mask[empty] = 0
     with pytest.raises(ConfigError, match=f"Sequence {empty} of 3 in a batch has no token"):
         Batch.padded(torch.zeros(3, 3, dtype=torch.int64), mask)
+
+
+@pytest.mark.parametrize(("lengths", "singles", "short"), [((1, 1, 16, 17, 1), 2, 3), ((16,), 0, 1), ((40, 1), 0, 0), ((1, 1), 2, 2)])
+def test_short_sequences_in_front_are_parted_from_the_rest(lengths: tuple[int, ...], singles: int, short: int) -> None:
+    sequences = [torch.arange(count) + 100 * index for index, count in enumerate(lengths)]
+    starts, slots = [7 * index for index in range(len(lengths))], list(range(9, 9 - len(lengths), -1))
+    batch = Batch.of(sequences, starts=starts, slots=slots)
+    assert (batch.singles, batch.short) == (singles, short)
+    for part, which in ((batch.shorter, slice(short)), (batch.longer, slice(short, None))):
+        if not sequences[which]:
+            assert not len(part.ids)
+            continue
+        expected = Batch.of(sequences[which], starts=starts[which], slots=slots[which])
+        for name in ("ids", "positions", "cu_seqlens", "slots", "fresh", "ends"):
+            assert torch.equal(getattr(part, name), getattr(expected, name)), name

@@ -86,6 +86,42 @@ def test_native_sequences_and_threads_change_no_bit():
     torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("ssm_dtype", [torch.float32, torch.bfloat16])
+def test_native_tokens_together_are_to_the_bit_what_they_are_one_by_one(dtype, ssm_dtype, threads):
+    torch.set_num_threads(threads)
+    held, lengths = weights("groups"), [1, 17, 40, 2]
+    _, *pools, slots, fresh = arguments("groups", dtype, ssm_dtype)
+    bounds = torch.tensor([0, *lengths]).cumsum(0)
+    projected = torch.randn(int(bounds[-1]), in_rows("groups")).to(dtype)
+    conv, ssm = (pool.clone() for pool in pools)
+    together = native.mamba2_step(projected, conv, ssm, slots, fresh, held, bounds)
+    for sequence, (first, length) in enumerate(zip(bounds.tolist(), lengths, strict=False)):
+        for place in range(first, first + length):
+            new = fresh[sequence : sequence + 1] & (place == first)
+            y = native.mamba2_step(projected[place : place + 1], *pools, slots[sequence : sequence + 1], new, held)
+            assert torch.equal(y, together[place : place + 1])
+    assert torch.equal(conv[USED], pools[0][USED]) and torch.equal(ssm[USED], pools[1][USED])
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("run", [native.mamba2_step, composed.mamba2_step], ids=["native", "composed"])
+def test_several_tokens_are_what_the_ops_of_longer_sequences_make_of_them(run):
+    given, held, bounds = arguments("groups", torch.float32), weights("groups"), torch.tensor([0, 3, 3 + 18, 22, 30])
+    given[0] = torch.randn(30, in_rows("groups"))
+    projected, conv, ssm = (tensor.double() for tensor in given[:3])
+    wide = Weights(*(each.double() if isinstance(each, Tensor) else each for each in held))
+    y = composed.mamba2_step(projected, conv, ssm, *given[3:], wide, bounds)
+    found = run(*given, held, bounds)
+    assert_close([found, given[1][USED], given[2][USED]], [y, conv[USED], ssm[USED]], [FP32, 1e-12, FP32])
+
+
+def in_rows(shape: str) -> int:
+    heads, channels, groups, state, _ = SHAPES[shape]
+    return 2 * heads * channels + 2 * groups * state + heads
+
+
 def test_native_takes_bfloat16_parameters_and_slices_of_wider_rows():
     given, held = arguments("groups", torch.bfloat16), weights("groups")
     y = native.mamba2_step(*given, held)
@@ -104,3 +140,5 @@ def test_what_does_not_fit_is_said():
         native.mamba2_step(*given[:3], torch.tensor([5, 7, 3, 6]), given[4], held)
     with pytest.raises(ConfigError, match="int64"):
         mamba2_step(*given[:3], given[3].int(), given[4], held)
+    with pytest.raises(ConfigError, match="rise from 0 to the 4 tokens"):
+        mamba2_step(*given, held, torch.tensor([0, 1, 2, 3, 5]))

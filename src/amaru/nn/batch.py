@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from amaru.errors import ConfigError
 
-FEW = 16  # tokens of one sequence; more are faster through a layer together than one by one
+FEW = 16  # tokens of one sequence; more are faster through a layer as a whole than step by step
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,29 +110,17 @@ class Batch:
         return next((index for index, length in enumerate(lengths) if length > FEW), len(lengths))
 
     @cached_property
-    def rounds(self) -> list["Round"]:
-        """The tokens of the short sequences one at a time: the first of each, then the second of each that has one, and so on."""
-        assert self.slots is not None, "a state is addressed by slots"
-        lengths, slots, fresh = self.lengths[: self.short], self.slots[: self.short], self.fresh[: self.short]
-        if self.singles == self.short:
-            return [Round(slice(self.short), slots, fresh)]
-        first, longest = self.cu_seqlens[: self.short], int(lengths.max())
-        going = [(lengths > place).nonzero()[:, 0] for place in range(longest)]
-        return [Round(first[each] + place, slots[each], fresh[each] & (place == 0)) for place, each in enumerate(going)]
+    def shorter(self) -> "Batch":
+        """Those sequences."""
+        return self._part(0, self.short)
 
     @cached_property
     def longer(self) -> "Batch":
-        """The sequences behind those."""
-        first = self.short
-        begin = int(self.cu_seqlens[first])
-        slots = None if self.slots is None else self.slots[first:]
-        pages = None if self.pages is None else {sight: table[first:] for sight, table in self.pages.items()}
-        return Batch(self.ids[begin:], self.positions[begin:], self.cu_seqlens[first:] - begin, slots, pages)
+        """The sequences behind them."""
+        return self._part(self.short, len(self.lengths))
 
-
-class Round(NamedTuple):
-    """One token of each of n sequences: which rows of the batch they are, and as in the batch slots [n] and fresh [n]."""
-
-    rows: Tensor | slice
-    slots: Tensor
-    fresh: Tensor
+    def _part(self, first: int, stop: int) -> "Batch":
+        begin, end = int(self.cu_seqlens[first]), int(self.cu_seqlens[stop])
+        slots = None if self.slots is None else self.slots[first:stop]
+        pages = None if self.pages is None else {sight: table[first:stop] for sight, table in self.pages.items()}
+        return Batch(self.ids[begin:end], self.positions[begin:end], self.cu_seqlens[first : stop + 1] - begin, slots, pages)

@@ -14,6 +14,7 @@ from amaru.nn.batch import Batch
 from amaru.nn.layer import LayerConfig, Mixer, Probe, fp32, tensor
 from amaru.nn.linear import Linear
 from amaru.ops.causal_conv1d import causal_conv1d
+from amaru.ops.exactness import is_exact
 from amaru.ops.gated_rmsnorm import gated_rmsnorm
 from amaru.ops.mamba2_step import Weights, mamba2_step
 from amaru.ops.ssd import ssd
@@ -149,25 +150,22 @@ class Mamba2Mixer(Mixer):
         return self.out_proj(self._mix(self.in_proj(u), batch, state))
 
     def _mix(self, projected: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
-        """What lies between the projections; sequences of a few tokens that lead a batch with state go a shorter way."""
-        if state is None or not batch.short:
+        """What lies between the projections; sequences of a few tokens that lead a batch with state go a shorter way, which is exact."""
+        if state is None or not (batch.short or is_exact()):
             return self._whole(projected, batch, state)
-        if batch.short == len(batch.lengths):
+        if is_exact() or batch.short == len(batch.lengths):
             return self._steps(projected, batch, state)
         few, more = projected.tensor_split([len(projected) - len(batch.longer.ids)])
-        return torch.cat([self._steps(few, batch, state), self._whole(more, batch.longer, state)])
+        return torch.cat([self._steps(few, batch.shorter, state), self._whole(more, batch.longer, state)])
 
     def _steps(self, projected: Tensor, batch: Batch, state: dict[str, Tensor]) -> Tensor:
+        assert batch.slots is not None, "a state is addressed by slots"
         conv, norm, config = self.conv1d, self.norm, self.config
         own = Weights(
             conv.weight, conv.bias, self.dt_bias, self.A_log, self.D, norm.weight, config.groups, self.norm_eps, config.time_step_limit
         )
-        steps = [mamba2_step(projected[rows], state["conv"], state["ssm"], slots, fresh, own) for rows, slots, fresh in batch.rounds]
-        if len(steps) == 1:
-            return steps[0]
-        rows = torch.cat([each.rows for each in batch.rounds])  # type: ignore[arg-type]  # several rounds name theirs one by one
-        y = torch.cat(steps)
-        return torch.empty_like(y).index_copy_(0, rows, y)
+        bounds = None if batch.singles == len(batch.lengths) else batch.cu_seqlens
+        return mamba2_step(projected, state["conv"], state["ssm"], batch.slots, batch.fresh, own, bounds)
 
     def _whole(self, projected: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
         z, xBC, dt = self._split(projected)

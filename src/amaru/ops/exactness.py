@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+NOT_EXACT = "does not keep a sequence's bits apart from its company, as exact() asks"  # why a backend refuses
 _EXACT = ContextVar("exact", default=os.environ.get("AMARU_EXACT", "0") != "0")
 
 

@@ -1,4 +1,4 @@
-"""One token of Mamba-2 for each of many sequences: convolution, scan and gated norm in one pass over states that stay where they are."""
+"""A few tokens of Mamba-2 for each of many sequences: convolution, scan and gated norm in one pass over states that stay where they are."""
 
 import functools
 import math
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from amaru.errors import ConfigError
+from amaru.ops.arguments import sequence_lengths
 from amaru.ops.backends import Backend, Op
 from amaru.ops.mamba2_step import composed, native
 from amaru.ops.mamba2_step.weights import Weights
@@ -15,28 +16,35 @@ from amaru.ops.native import lacks
 __all__ = ["Weights", "mamba2_step"]
 
 
-def mamba2_step(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights) -> Tensor:
-    """What `causal_conv1d`, `ssd` and `gated_rmsnorm` make of one token of each sequence.
+def mamba2_step(
+    projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None = None
+) -> Tensor:
+    """What `causal_conv1d`, `ssd` and `gated_rmsnorm` make of the next tokens of each sequence.
 
-    >>> y = mamba2_step(in_proj(u), state["conv"], state["ssm"], slots, fresh, weights)
+    >>> y = mamba2_step(in_proj(u), state["conv"], state["ssm"], slots, fresh, weights)                # a token of each
+    >>> y = mamba2_step(in_proj(u), state["conv"], state["ssm"], slots, fresh, weights, cu_seqlens)
 
-    projected [S, rows], its rows z | x | B | C | dt; conv [slots, rows of x, B and C, taps - 1] and ssm [slots, heads, channels,
+    projected [T, rows], its rows z | x | B | C | dt; conv [slots, rows of x, B and C, taps - 1] and ssm [slots, heads, channels,
     state] are the pool, of which the rows `slots` [S] int64, all different, are read and written in place; a sequence that is
-    `fresh` [S] bool starts from zero. Everything is computed in at least float32; states may be stored in bfloat16.
+    `fresh` [S] bool starts from zero. bounds [S + 1] int64 say which tokens are whose; None: one each. Everything is computed in at
+    least float32; states may be stored in bfloat16. The native kernel gives a token the same bits however many come with it.
 
-    Returns [S, heads * channels] in projected's dtype, ready for the output projection.
+    Returns [T, heads * channels] in projected's dtype, ready for the output projection.
     Raises `ConfigError` for shapes that do not fit, `BackendError` if a forced backend refuses.
     """
-    _check(projected, conv, ssm, slots, fresh, weights)
-    if STEP.lean and native.refuses(projected, conv, ssm, slots, fresh, weights) is None:
-        return native.mamba2_step(projected, conv, ssm, slots, fresh, weights)
-    return STEP(projected, conv, ssm, slots, fresh, weights)
+    _check(projected, conv, ssm, slots, fresh, weights, bounds)
+    if STEP.lean and native.refuses(projected, conv, ssm, slots, fresh, weights, bounds) is None:
+        return native.mamba2_step(projected, conv, ssm, slots, fresh, weights, bounds)
+    return STEP(projected, conv, ssm, slots, fresh, weights, bounds)
 
 
-def _check(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights) -> None:
+def _check(
+    projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None
+) -> None:
     _check_widths(projected.shape[1:], conv.shape, ssm.shape, weights.conv_weight.shape, weights.groups)
-    if slots.dtype is not torch.int64 or fresh.dtype is not torch.bool or not len(slots) == len(fresh) == len(projected):
-        raise ConfigError(f"slots [S] are int64 and fresh [S] bool, for {len(projected)} sequences; got {slots.dtype} and {fresh.dtype}.")
+    count = len(projected) if bounds is None else len(sequence_lengths(bounds, len(projected)))
+    if slots.dtype is not torch.int64 or fresh.dtype is not torch.bool or not len(slots) == len(fresh) == count:
+        raise ConfigError(f"slots [S] are int64 and fresh [S] bool, for {count} sequences; got {slots.dtype} and {fresh.dtype}.")
 
 
 @functools.lru_cache
@@ -68,5 +76,5 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
 
 
 STEP = Op(
-    "mamba2_step", _sample, Backend("native", native.mamba2_step, native.refuses, lacks), Backend("composed", composed.mamba2_step)
+    "mamba2_step", _sample, Backend("native", native.mamba2_step, native.refuses, lacks), Backend("composed", composed.mamba2_step, composed.refuses)
 )

@@ -5,16 +5,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amaru.ops.causal_conv1d import causal_conv1d
+from amaru.ops.exactness import NOT_EXACT, is_exact
 from amaru.ops.gated_rmsnorm import gated_rmsnorm
 from amaru.ops.mamba2_step.weights import Weights
 from amaru.ops.ssd import ssd
 
 
-def mamba2_step(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights) -> Tensor:
+def refuses(
+    projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None = None
+) -> str | None:
+    return NOT_EXACT if is_exact() else None
+
+
+def mamba2_step(
+    projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None = None
+) -> Tensor:
     heads, channels, state = ssm.shape[1:]
     inner, width = heads * channels, weights.groups * state
     z, xBC, dt = projected.split([inner, inner + 2 * width, heads], dim=-1)
-    bounds = torch.arange(len(projected) + 1)
+    bounds = torch.arange(len(projected) + 1) if bounds is None else bounds
     held = conv[slots].masked_fill(fresh[:, None, None], 0)
     xBC, held = causal_conv1d(
         xBC, weights.conv_weight.squeeze(1), weights.conv_bias, cu_seqlens=bounds, initial_states=held, return_states=True

@@ -1,6 +1,7 @@
 """The step compiled for the CPU: the state of every sequence is read once and written once, where it lies (native/mamba2_step.cpp)."""
 
 import ctypes
+import functools
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ SERVED = (torch.bfloat16, torch.float32)
 EIGHT = ctypes.c_int64 * 8
 
 
-def refuses(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights) -> str | None:
+def refuses(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None = None) -> str | None:
     dtype = projected.dtype
     if not projected.is_cpu or dtype not in SERVED or ssm.dtype not in SERVED or weights.A_log.dtype is not torch.float32:
         return f"serves float32 and bfloat16 on the CPU, got {short(dtype)} with {short(ssm.dtype)} states on {projected.device.type}"
@@ -29,17 +30,19 @@ def refuses(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: 
     return None
 
 
-def mamba2_step(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights) -> Tensor:
+def mamba2_step(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None = None) -> Tensor:
     _, heads, channels, state = ssm.shape
     taps, norm_weight = weights.conv_weight.shape[2], weights.norm_weight
     out = projected.new_empty(len(projected), heads * channels)
-    sizes = EIGHT(len(projected), heads, channels, weights.groups, state, taps, projected.stride(0), len(ssm))
-    wrong = kernel("mamba2_step", "iiiipfff" + "p" * 12 + "i", returns=True)(
+    bounds = _counted(len(slots)) if bounds is None else bounds.to(torch.int64).contiguous()
+    sizes = EIGHT(len(slots), heads, channels, weights.groups, state, taps, projected.stride(0), len(ssm))
+    wrong = kernel("mamba2_step", "iiiippfff" + "p" * 12 + "i", returns=True)(
         projected.dtype is torch.bfloat16,
         ssm.dtype is torch.bfloat16,
         weights.conv_weight.dtype is torch.bfloat16,
         norm_weight.dtype is torch.bfloat16,
         ctypes.addressof(sizes),
+        bounds.data_ptr(),
         weights.eps,
         *weights.time_step_limit,
         projected.data_ptr(),
@@ -59,3 +62,9 @@ def mamba2_step(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fre
     if wrong >= 0:
         raise ConfigError(f"Sequence {wrong} of the batch has slot {int(slots[wrong])}; the pool has slots 0 to {len(ssm) - 1}.")
     return out
+
+
+@functools.lru_cache
+def _counted(sequences: int) -> Tensor:
+    """The boundaries of sequences that bring a token each."""
+    return torch.arange(sequences + 1)
