@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
-NOT_EXACT = "does not keep a sequence's bits apart from its company, as exact() asks"  # why a backend refuses
 _EXACT = ContextVar("exact", default=os.environ.get("AMARU_EXACT", "0") != "0")
 
 
@@ -22,3 +22,8 @@ def exact(on: bool = True) -> Iterator[None]:
         yield
     finally:
         _EXACT.reset(token)
+
+
+def unless_exact(*args: Any, **kwargs: Any) -> str | None:
+    """The `refuses` of a backend whose order of sums depends on what is computed together."""
+    return "sums in an order that depends on the batch, which exact() rules out" if is_exact() else None

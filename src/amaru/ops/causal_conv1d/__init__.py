@@ -7,6 +7,7 @@ from amaru.errors import ConfigError
 from amaru.ops.arguments import expect_shape, sequence_lengths
 from amaru.ops.backends import Backend, Op
 from amaru.ops.causal_conv1d import native, reference, shifted
+from amaru.ops.exactness import unless_exact
 from amaru.ops.native import lacks
 
 
@@ -51,6 +52,6 @@ CONV = Op(
     "causal_conv1d",
     _sample,
     Backend("native", native.causal_conv1d, native.refuses, lacks),
-    Backend("shifted", shifted.causal_conv1d),
+    Backend("shifted", shifted.causal_conv1d, unless_exact),
     Backend("reference", reference.causal_conv1d),
 )

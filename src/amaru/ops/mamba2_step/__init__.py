@@ -1,4 +1,4 @@
-"""A few tokens of Mamba-2 for each of many sequences: convolution, scan and gated norm in one pass over states that stay where they are."""
+"""Some tokens of Mamba-2 for each of many sequences: convolution, scan and gated norm in one pass over states that stay in place."""
 
 import functools
 import math
@@ -9,6 +9,7 @@ from torch import Tensor
 from amaru.errors import ConfigError
 from amaru.ops.arguments import sequence_lengths
 from amaru.ops.backends import Backend, Op
+from amaru.ops.exactness import unless_exact
 from amaru.ops.mamba2_step import composed, native
 from amaru.ops.mamba2_step.weights import Weights
 from amaru.ops.native import lacks
@@ -76,5 +77,8 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
 
 
 STEP = Op(
-    "mamba2_step", _sample, Backend("native", native.mamba2_step, native.refuses, lacks), Backend("composed", composed.mamba2_step, composed.refuses)
+    "mamba2_step",
+    _sample,
+    Backend("native", native.mamba2_step, native.refuses, lacks),
+    Backend("composed", composed.mamba2_step, unless_exact),
 )

@@ -5,16 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amaru.ops.causal_conv1d import causal_conv1d
-from amaru.ops.exactness import NOT_EXACT, is_exact
 from amaru.ops.gated_rmsnorm import gated_rmsnorm
 from amaru.ops.mamba2_step.weights import Weights
 from amaru.ops.ssd import ssd
-
-
-def refuses(
-    projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None = None
-) -> str | None:
-    return NOT_EXACT if is_exact() else None
 
 
 def mamba2_step(

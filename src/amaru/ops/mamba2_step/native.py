@@ -15,7 +15,9 @@ SERVED = (torch.bfloat16, torch.float32)
 EIGHT = ctypes.c_int64 * 8
 
 
-def refuses(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None = None) -> str | None:
+def refuses(
+    projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None = None
+) -> str | None:
     dtype = projected.dtype
     if not projected.is_cpu or dtype not in SERVED or ssm.dtype not in SERVED or weights.A_log.dtype is not torch.float32:
         return f"serves float32 and bfloat16 on the CPU, got {short(dtype)} with {short(ssm.dtype)} states on {projected.device.type}"
@@ -30,7 +32,9 @@ def refuses(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: 
     return None
 
 
-def mamba2_step(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None = None) -> Tensor:
+def mamba2_step(
+    projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None = None
+) -> Tensor:
     _, heads, channels, state = ssm.shape
     taps, norm_weight = weights.conv_weight.shape[2], weights.norm_weight
     out = projected.new_empty(len(projected), heads * channels)

@@ -353,12 +353,12 @@ template <class T> struct Backward {
     }
 };
 
-template <class T> void forward(const Inputs<T> &in, T *y, float *kept, float *final, int threads) {
+template <class T> void forward(const Inputs<T> &in, T *y, float *kept, float *final, bool exact, int threads) {
     const Shape &s = in.s;
 #pragma omp parallel for collapse(2) schedule(dynamic, 1) num_threads(threads)
     for (int64_t number = 0; number < s.parts(); number++)
         for (int64_t sequence = 0; sequence < s.sequences; sequence++)
-            if (s.bounds[sequence + 1] - s.bounds[sequence] == 1 && !kept)
+            if (s.bounds[sequence + 1] - s.bounds[sequence] == 1 && !kept && !exact)
                 step(in, number, sequence, y, final);
             else
                 forward_part(in, number, sequence, y, kept, final);
@@ -382,11 +382,11 @@ Inputs<T> inputs(const int64_t *sizes, const int64_t *bounds, const int64_t *str
 // [T / CHUNK + sequences][state][inner].
 EXPORT void scan_forward(int64_t is_bf16, const int64_t *sizes, const int64_t *bounds, const int64_t *strides, const void *x, const float *dt,
                          const float *A, const void *B, const void *C, const float *D, const float *initial, void *y, float *kept,
-                         float *final, int64_t threads) {
+                         float *final, int64_t exact, int64_t threads) {
     if (is_bf16)
-        forward(inputs<bf16>(sizes, bounds, strides, x, dt, A, B, C, D, initial), (bf16 *)y, kept, final, threads);
+        forward(inputs<bf16>(sizes, bounds, strides, x, dt, A, B, C, D, initial), (bf16 *)y, kept, final, exact != 0, threads);
     else
-        forward(inputs<float>(sizes, bounds, strides, x, dt, A, B, C, D, initial), (float *)y, kept, final, threads);
+        forward(inputs<float>(sizes, bounds, strides, x, dt, A, B, C, D, initial), (float *)y, kept, final, exact != 0, threads);
 }
 
 // How many partial sums over channels dB and dC have per token.

@@ -6,6 +6,7 @@ from torch import Tensor
 from amaru.errors import ConfigError
 from amaru.ops.arguments import sequence_lengths
 from amaru.ops.backends import Backend, Op
+from amaru.ops.exactness import unless_exact
 from amaru.ops.native import lacks
 from amaru.ops.paged_attention import gathered, native
 
@@ -29,7 +30,7 @@ def paged_attention(
     q [T, heads, qk], the newest places of S sequences; keys and values [pages, page, kv_heads, channels] for everyone.
     pages [S, n]: place p of a sequence is row p % page of its page p // page; entries behind its last place, and those that a
     window no longer reaches, may hold any number. lengths [S]: places of each sequence, those of q included.
-    window and sinks as in `attention`. Returns [T, heads, v].
+    window and sinks as in `attention`. Returns [T, heads, v]. Inside `exact()` a query has the same bits however many come with it.
     Raises `ConfigError` for shapes that do not fit, `BackendError` if a forced backend refuses.
     """
     new = _check(q, keys, values, pages, cu_seqlens, lengths)
@@ -81,5 +82,5 @@ PAGED_ATTENTION = Op(
     "paged_attention",
     _sample,
     Backend("native", native.paged_attention, native.refuses, lacks),
-    Backend("gathered", gathered.paged_attention),
+    Backend("gathered", gathered.paged_attention, unless_exact),
 )

@@ -1,11 +1,15 @@
 """Few queries over pages, compiled for the CPU: every key and value is read once, where it lies (native/paged_attention.cpp)."""
 
 import ctypes
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from amaru.errors import ConfigError
+from amaru.ops.exactness import is_exact
 from amaru.ops.native import kernel, short
 
 MOST_QUERIES = 16  # of a sequence: more are worth a product of matrices
@@ -31,7 +35,7 @@ def refuses(
         return "needs contiguous pools"
     if torch.is_grad_enabled() and (q.requires_grad or keys.requires_grad):
         return "records no gradients"
-    if (most := int(cu_seqlens.diff().max())) > MOST_QUERIES:
+    if (most := int(cu_seqlens.diff().max())) > MOST_QUERIES and not is_exact():
         return f"serves up to {MOST_QUERIES} queries of a sequence, got {most}"
     return None
 
@@ -48,6 +52,9 @@ def paged_attention(
     window: int | None = None,
     sinks: int = 0,
 ) -> Tensor:
+    if int(cu_seqlens.diff().max()) > MOST_QUERIES:
+        asked = {"scale": scale, "window": window, "sinks": sinks}
+        return torch.cat([paged_attention(*part, **where, **asked) for part, where in _parts(q, keys, values, pages, cu_seqlens, lengths)])
     heads, qk = q.shape[1:]
     if q.stride(2) != 1 or q.stride(1) != qk:
         q = q.contiguous()
@@ -76,3 +83,14 @@ def paged_attention(
     if wrong >= 0:
         raise ConfigError(f"Sequence {wrong} of the batch needs pages that the pool of {len(keys)} does not have: {pages[wrong].tolist()}.")
     return out
+
+
+def _parts(
+    q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, cu_seqlens: Tensor, lengths: Tensor
+) -> Iterator[tuple[tuple[Tensor, ...], dict[str, Any]]]:
+    """The arguments for at most `MOST_QUERIES` queries of one sequence at a time."""
+    for index, (start, stop) in enumerate(pairwise(cu_seqlens.tolist())):
+        for first in range(start, stop, MOST_QUERIES):
+            last = min(first + MOST_QUERIES, stop)
+            where = {"cu_seqlens": torch.tensor([0, last - first]), "lengths": lengths[index : index + 1] - (stop - last)}
+            yield (q[first:last], keys, values, pages[index : index + 1]), where

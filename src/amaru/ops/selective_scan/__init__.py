@@ -6,6 +6,7 @@ from torch import Tensor
 from amaru.errors import ConfigError
 from amaru.ops.arguments import expect_shape, sequence_lengths
 from amaru.ops.backends import Backend, Op
+from amaru.ops.exactness import unless_exact
 from amaru.ops.native import lacks
 from amaru.ops.selective_scan import chunked, native, reference
 
@@ -31,7 +32,7 @@ def selective_scan(
     [S, inner, state], zeros if None. dt, A, D and states are at least float32.
 
     Returns y [T, inner] in x's dtype, and the states after the last token of each sequence (at least float32) if
-    `return_states`, else None.
+    `return_states`, else None. Inside `exact()` a token has the same bits however a sequence is cut.
     Raises `ConfigError` for shapes or boundaries that do not fit, `BackendError` if a forced backend refuses.
     """
     _check(x, dt, A, B, C, D, cu_seqlens, initial_states)
@@ -63,6 +64,6 @@ SELECTIVE_SCAN = Op(
     "selective_scan",
     _sample,
     Backend("native", native.selective_scan, native.refuses, lacks),
-    Backend("chunked", chunked.selective_scan),
+    Backend("chunked", chunked.selective_scan, unless_exact),
     Backend("reference", reference.selective_scan),
 )

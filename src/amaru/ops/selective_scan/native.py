@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from amaru.ops.exactness import is_exact
 from amaru.ops.native import call, refusal, short, token_rows
 
 CHUNK = 32  # tokens between two states that are kept for the backward pass; as in native/selective_scan.cpp
@@ -67,7 +68,7 @@ class _Scan(torch.autograd.Function):
         y = torch.empty(x.shape, dtype=x.dtype)
         kept = torch.empty(tokens // CHUNK + sequences, state, inner) if keeps else None
         final = torch.empty(sequences, inner, state) if return_states else None
-        call("scan_forward", *_description(inputs, bounds), *inputs, y, kept, final, torch.get_num_threads())
+        call("scan_forward", *_description(inputs, bounds), *inputs, y, kept, final, int(is_exact()), torch.get_num_threads())
         ctx.save_for_backward(*inputs, bounds, kept)
         ctx.set_materialize_grads(False)
         return y, final
