@@ -9,10 +9,9 @@ the start of each document and of each row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,6 +33,42 @@ class Row(NamedTuple):
     starts: np.ndarray
 
 
+class Rows(Protocol):
+    """What batches are made of: rows of at most `row_length` tokens, `positions` input tokens and `targets` in all of them."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def row_length(self) -> int: ...
+
+    @property
+    def positions(self) -> int: ...
+
+    @property
+    def targets(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def row(self, index: int) -> Row: ...
+
+    def lengths(self, indices: np.ndarray) -> np.ndarray:
+        """The input tokens of some rows."""
+        ...
+
+    def documents_of(self, index: int) -> tuple[str, ...]:
+        """The names of the documents that a row holds something of."""
+        ...
+
+
+class Slices(Protocol):
+    """Tokens or names that are read a slice at a time: an array in memory, or files that are larger (data/shards.py)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Any: ...
+
+
 @dataclass(frozen=True)
 class PackedRows:
     """The token stream of a corpus, read row by row.
@@ -42,9 +77,9 @@ class PackedRows:
     `sources` the name of each document; `made_from` the hashes of documents and tokenizer, and the row length.
     """
 
-    tokens: np.ndarray
+    tokens: Slices
     starts: np.ndarray
-    sources: tuple[str, ...]
+    sources: Slices
     row_length: int
     made_from: dict[str, str]
 
@@ -74,18 +109,26 @@ class PackedRows:
         starts = np.concatenate([[0], inside[inside < end] - first])
         return Row(self.tokens[first:end].astype(np.int64), targets, starts)
 
+    def lengths(self, indices: np.ndarray) -> np.ndarray:
+        """The input tokens of some rows: all alike but the last."""
+        return np.minimum(self.row_length, self.positions - np.asarray(indices) * self.row_length)
+
+    def cut(self, row_length: int) -> "PackedRows":
+        """The same stream in rows of another length."""
+        return replace(self, row_length=row_length, made_from=self.made_from | {"row length": str(row_length)})
+
     def documents_of(self, index: int) -> tuple[str, ...]:
         """The names of the documents that a row holds something of."""
         first, last = index * self.row_length, min((index + 1) * self.row_length, self.positions) - 1
         return self.sources[np.searchsorted(self.starts, first, "right") - 1 : np.searchsorted(self.starts, last, "right")]
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         return "/".join(self.made_from.values())
 
     def save(self, path: str | Path) -> None:
-        names = np.frombuffer("\0".join(self.sources).encode(), dtype=np.uint8)
-        arrays = {"tokens": self.tokens, "starts": self.starts, "sources": names}
+        names = np.frombuffer("\0".join(self.sources[:]).encode(), dtype=np.uint8)
+        arrays = {"tokens": self.tokens[:], "starts": self.starts, "sources": names}
         Artifact(kind=KIND, schema=SCHEMA, made_from=self.made_from, content={"row_length": self.row_length}, arrays=arrays).save(path)
 
     @classmethod
