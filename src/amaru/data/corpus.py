@@ -1,7 +1,6 @@
 """Documents: where the text comes from, what was left out and why, and which of it is kept for validation."""
 
 import glob
-import json
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from amaru.config import fingerprint_bytes
+from amaru.data.files import LINES, PARQUET, Piece
+from amaru.data.files import read as read_file
 from amaru.errors import DataError
 
-SEPARATOR = "<|endoftext|>"
-
 # What a directory stands for. A file that is named, or matched by a glob, is read whatever it is called.
-PROSE = {".csv", ".html", ".json", ".jsonl", ".md", ".rst", ".tex", ".text", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
+PROSE = {".csv", ".html", ".json", ".md", ".rst", ".tex", ".text", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
 CODE = {
     ".c",
     ".cpp",
@@ -38,7 +37,7 @@ CODE = {
     ".toml",
     ".ts",
 }
-TEXT_SUFFIXES = PROSE | CODE
+TEXT_SUFFIXES = PROSE | CODE | {*LINES, *PARQUET}
 
 
 @dataclass(frozen=True)
@@ -104,12 +103,12 @@ def read(patterns: list[str], *, field: str = "text") -> Corpus:
 
     >>> read(["stories.txt", "books/*.jsonl"]).summary
 
-    A file is one document, or several where it holds the marker `<|endoftext|>`; a line of a `.jsonl` file is one
-    document, its text under `field`. Raises `DataError` for a file that is not UTF-8 text (with the byte offset),
+    A file is one document, or several where it holds the marker `<|endoftext|>`; a line of a `.jsonl` file or a row of
+    a `.parquet` file is one document, its text under `field`. Raises `DataError` for a file that is not UTF-8 text (with the byte offset),
     a line without the field, and a corpus without any text.
     """
     files, left_out = find(patterns)
-    documents = (document for file in files for document in _documents(str(file), file, field))
+    documents = (document for file in files for document in _documents(Piece(str(file)), field))
     corpus = _gather(documents, files=len(files), left_out=left_out)
     if not corpus.documents:
         raise DataError(f"There is no text in {', '.join(patterns)}: {len(files)} file(s) read, all empty. Give others with --data.")
@@ -127,7 +126,7 @@ def standard_library() -> Corpus:
     documents: list[Document] = []
     for file in files:
         try:
-            documents += _documents(file.relative_to(root).as_posix(), file, "text")
+            documents += _documents(Piece(str(file), name=file.relative_to(root).as_posix()), "text")
         except DataError:
             left_out["not UTF-8 text"] += 1
     if not documents:
@@ -186,55 +185,12 @@ def _text_files(directory: Path, left_out: Counter[str]) -> list[Path]:
     return chosen
 
 
-def _documents(source: str, file: Path, field: str) -> Iterator[Document]:
+def _documents(piece: Piece, field: str) -> Iterator[Document]:
     """The documents of one file, empty ones included."""
-    text = _decode(file)
-    if file.suffix.lower() == ".jsonl":
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield from _pieces(f"{source}:{number}", _field(file, number, line, field))
-    else:
-        yield from _pieces(source, text)
-
-
-def _pieces(source: str, text: str) -> Iterator[Document]:
-    """Cut at the marker, so that it is always a boundary and never a token inside a document."""
-    if SEPARATOR not in text:
-        yield Document(source, text)
-        return
-    pieces = [piece.strip("\r\n") for piece in text.split(SEPARATOR)]
-    last = len(pieces) - (pieces[-1] == "")  # a marker at the end of a file closes a document and opens none
-    yield from (Document(f"{source}#{number}", piece) for number, piece in enumerate(pieces[:last], start=1))
-
-
-def _decode(file: Path) -> str:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"Cannot read {file}: {error.strerror}.") from None
-    zero = data.find(b"\0")
-    if zero >= 0:
-        raise DataError(f"{file} is not text: it has a zero byte at offset {zero}. Only UTF-8 text is read; leave this file out.")
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{file} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start} cannot be decoded. "
-            f"Convert it (iconv -t UTF-8) or leave this file out."
-        ) from None
-
-
-def _field(file: Path, number: int, line: str, field: str) -> str:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}, line {number} is not JSON: {error.msg} at column {error.colno}.") from None
-    if not isinstance(record, dict) or field not in record:
-        found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-        raise DataError(f"{file}, line {number} has no field '{field}'; it has: {found}.")
-    if not isinstance(record[field], str):
-        raise DataError(f"{file}, line {number}: the field '{field}' must be text; it is {type(record[field]).__name__}.")
-    return record[field]
+    for record in read_file(piece, field):
+        if record.problem is not None:
+            raise DataError(record.problem.sentence)
+        yield Document(record.source, record.text)
 
 
 def _gather(documents: Iterable[Document], *, files: int, left_out: Counter[str]) -> Corpus:
