@@ -9,6 +9,7 @@
     ├── BackendError      a forced backend that refuses, or a missing optional dependency
     ├── StorageError      the disk is full or not writable
     ├── TrainingError     a loss that is no longer finite
+    ├── ProcessError      another process of a run over several ended, or they no longer agree
     ├── CapacityError     a request that this server can never hold
     └── BusyError         a request that came while the queue was full; it may come again
 
@@ -52,6 +53,10 @@ class StorageError(AmaruError, OSError):
 
 class TrainingError(AmaruError, ArithmeticError):
     """A loss that is no longer finite."""
+
+
+class ProcessError(AmaruError, RuntimeError):
+    """Another process of a run over several ended, or they no longer agree."""
 
 
 class CapacityError(AmaruError, ValueError):

@@ -5,19 +5,20 @@ import math
 import pytest
 from tests.models.random_models import FAMILIES
 
-from amaru.axes import shard
 from amaru.errors import ConfigError
 from amaru.models import DecoderConfig
 from amaru.models.cost import Workload, memory
 from amaru.models.families import config_of
-from amaru.models.tensor_parallel import check, layer_axes, possible
+from amaru.models.tensor_parallel import check, layer_axes, layer_of, possible, selections
 from amaru.nn import MLP, Attention, Mamba2
 from amaru.nn.layer import LayerConfig
+from amaru.nn.moe import MoE
 
 LAYERS = [
     Mamba2(heads=24, channels=3, groups=4, state=5),
     Attention(query_heads=12, kv_heads=4, channels=6, bias=True),
     MLP(ffn=28, gated=True),
+    MoE(experts=6, top_k=2, ffn=20, shared_ffn=8, groups=2, latent=5),
     *dict.fromkeys(layer for layer in config_of("hymba-1.5b").layers if layer.kind == "hybrid_head"),
 ]
 
@@ -26,16 +27,17 @@ LAYERS = [
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.describe())
 def test_a_device_holds_the_rows_that_its_shard_of_the_axis_leaves(layer: LayerConfig, devices: int) -> None:
     axes = layer.axes() | DecoderConfig(vocab=11, hidden=10, layers=()).axes()
-    if axes[layer.sharded].size % devices:
+    if any(axes[name].size % devices for name in layer.sharded.split()):
         with pytest.raises(ConfigError):
             layer_axes(layer, devices)
         return
     held = axes | layer_axes(layer, devices)
     for name, spec in (layer.tensors() | layer.state_tensors() | layer.cache_tensors()).items():
         for rank in range(devices):
-            rows = spec.layout.surviving(axes, {layer.sharded: shard(axes[layer.sharded], rank, devices)})
+            rows = spec.layout.surviving(axes, selections(layer, rank, devices))  # type: ignore[arg-type]
             shape = tuple(size if kept is None else len(kept) for kept, size in zip(rows, spec.layout.shape(axes), strict=True))
             assert spec.layout.shape(held) == shape, name
+    assert layer_of(layer, devices).axes() == layer_axes(layer, devices)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("devices", "kv_heads", "queries"), [(8, 1, 4), (16, 1, 2), (32, 1, 1)])

@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 
 from amaru.cli.output import JsonFlag, LiveLine, emit
+from amaru.cli.processes import TensorParallel, together
 
 
 def command(
+    context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory with a tokenizer.")],
     prompt: Annotated[list[str], typer.Option(help="The text to continue; give it several times to run several together.")],
     max_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
@@ -20,11 +22,13 @@ def command(
     top_k: Annotated[int | None, typer.Option(help="Choose among the k most likely tokens.")] = None,
     top_p: Annotated[float, typer.Option(help="Choose among the most likely tokens that together have this probability.")] = 0.95,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    tensor_parallel: TensorParallel = None,
     json: JsonFlag = False,
 ) -> None:
     """Continue a prompt. Text goes to stdout as it is generated; several prompts run as one batch and are printed when all are done."""
     from amaru.data.tokenizer import Tokenizer
     from amaru.models.checkpoint import load
+    from amaru.parallel.decoder import load_part
     from amaru.serve.generate import generate
     from amaru.serve.request import Settings
     from amaru.serve.sampler import Sampling
@@ -33,13 +37,16 @@ def command(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     settings = Settings(max_tokens=max_tokens, stop=(tokenizer.eos_id,), sampling=sampling)
     prompts = [tokenizer.encode(text) for text in prompt]
-    streaming = len(prompt) == 1 and not json
-    decoder = load(checkpoint)
-    if streaming:
-        _write(prompt[0])
-    start = time.perf_counter()
-    results = generate(decoder, prompts, settings, (lambda _, event: _write(event.text)) if streaming else None, tokenizer=tokenizer)
-    seconds = time.perf_counter() - start
+    with together(context, tensor_parallel) as world:
+        streaming = len(prompt) == 1 and not json and world.leads
+        decoder = load(checkpoint) if world.size == 1 else load_part(checkpoint)
+        if streaming:
+            _write(prompt[0])
+        start = time.perf_counter()
+        results = generate(decoder, prompts, settings, (lambda _, event: _write(event.text)) if streaming else None, tokenizer=tokenizer)
+        seconds = time.perf_counter() - start
+    if not world.leads:
+        return
     if streaming:
         _write("\n")
     rows = [

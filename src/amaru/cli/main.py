@@ -131,7 +131,7 @@ def _run_verb(verb: str, words: list[str]) -> int:
     command, start = load(verb), time.monotonic()
     try:
         # Not command.main(): it would turn Ctrl-C and closed pipes into exit codes of its own.
-        with command.make_context(f"amaru {verb}", list(words)) as context:
+        with command.make_context(f"amaru {verb}", list(words), obj=[verb, *words]) as context:
             command.invoke(context)
     except typer.Exit as end:
         return end.exit_code

@@ -38,8 +38,8 @@ def command(
     --embedding says otherwise, norms, convolutions and biases are bf16, and A_log, D and dt_bias are fp32 always.
 
     With --device also what fits, and how fast it could be; exit 1 when it does not fit. 8xNAME shares the layers by tensor
-    parallelism: Mamba-2 by groups, attention and Hymba's heads by KV heads (copied where there are more devices), MLP by ffn, MoE
-    by experts, embedding and head by vocab (padded where it does not divide); the rest is on every device.
+    parallelism: Mamba-2 by groups, attention and Hymba's heads by KV heads (copied where there are more devices), MLP and every
+    expert by ffn, embedding and head by vocab (the last may hold less); the rest is on every device.
 
     Times are first-order lower bounds at published peaks, the longer of
 

@@ -27,7 +27,7 @@ class LayerConfig(Config):
     """Base of `Mamba2`, `Attention`, `MLP`: widths of one layer, and what its tensors are made of.
 
     kind      the name in config files; letter: the symbol in a pattern string
-    sharded   the axis that tensor parallelism divides among devices; tensors without it are on all of them
+    sharded   the axis (or axes) that tensor parallelism divides among devices; tensors without it are on all of them
     probes    for each axis that compression may narrow, where its importance is read
     """
 

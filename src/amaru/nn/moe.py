@@ -38,7 +38,7 @@ class MoE(LayerConfig):
     latent: int | None = Field(default=None, gt=0)
 
     letter: ClassVar[str] = "E"
-    sharded: ClassVar[str] = "expert"
+    sharded: ClassVar[str] = "expert_ffn shared_ffn"  # of every expert a part: no token travels, and no device waits for a favourite one
 
     def check(self) -> None:
         if self.experts % self.groups or self.experts < 2 * self.groups:

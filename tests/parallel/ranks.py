@@ -1,0 +1,67 @@
+"""Real processes with a gloo group between them, started once and asked many times."""
+
+import multiprocessing
+import tempfile
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 120  # seconds for one question; a hang is a failure
+
+
+class Ranks:
+    """`with Ranks(2) as ranks: ranks(function, *arguments)` is [function(*arguments) in each process]."""
+
+    def __init__(self, count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._store = tempfile.TemporaryDirectory()
+        pipes = [context.Pipe() for _ in range(count)]
+        self._ours = [ours for ours, _ in pipes]
+        arguments = [(rank, count, str(Path(self._store.name) / "store"), theirs) for rank, (_, theirs) in enumerate(pipes)]
+        self._processes = [context.Process(target=_answer, args=each, daemon=True) for each in arguments]
+        for process in self._processes:
+            process.start()
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in self._ours:
+            pipe.close()
+        for process in self._processes:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+        self._store.cleanup()
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        for pipe in self._ours:
+            pipe.send((function, arguments))
+        return [self._received(rank, pipe) for rank, pipe in enumerate(self._ours)]
+
+    def _received(self, rank: int, pipe: Connection) -> Any:
+        assert pipe.poll(PATIENCE), f"process {rank} did not answer in {PATIENCE} s"
+        fine, found = pipe.recv()
+        assert fine, f"process {rank}:\n{found}"
+        return found
+
+
+def _answer(rank: int, count: int, store: str, pipe: Connection) -> None:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(store, count), rank=rank, world_size=count, timeout=timedelta(seconds=PATIENCE))
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except EOFError:
+            break
+        try:
+            pipe.send((True, function(*arguments)))
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))
+    dist.destroy_process_group()
