@@ -59,6 +59,7 @@ VERBS = {
     "eval": Verb("Measure loss and next-token accuracy on text"),
     "convert": Verb("Write a model in another format, and prove that it is the same"),
     "verify": Verb("Compare two checkpoints: tensors, logits, where they differ"),
+    "reproduce": Verb("Try a claim of a paper on this machine, and judge it by its records", resumes=True),
     "report": Verb("Write the HTML report of a run"),
     "bench": Verb("Measure speed beside this machine's limits and other programs"),
     "env": Verb("Print what this machine offers, and which backend serves which operation"),

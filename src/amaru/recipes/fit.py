@@ -12,7 +12,7 @@ from amaru.models.decoder import Decoder
 from amaru.recipes.run import Run
 from amaru.recipes.text import Text
 from amaru.train.loop import TrainConfig, train
-from amaru.train.metrics import ProgressLine
+from amaru.train.metrics import ProgressLine, StepMetrics
 from amaru.train.objective import Objective
 
 VALIDATED_ROWS = 32  # while training; the final figures use all of them
@@ -28,11 +28,12 @@ def fit(
     made_from: dict[str, str],
     *,
     title: str = "",
+    watch: Callable[[StepMetrics], None] = lambda metrics: None,
 ) -> Path:
     """Train `start()` towards `objective()` and keep the checkpoint under `name`; the metrics stay in `NAME-training`.
 
     Interrupted, the next call goes on from the last training checkpoint; finished, it does nothing.
-    Starting points and objectives are callables, so that nothing is loaded for a step that is finished.
+    Starting points and objectives are callables, so that nothing is loaded for a step that is finished. `watch` gets every step.
     """
     folder = run.path(f"{name}-training")
     origin = made_from | {"text": text.fingerprint, "training": fingerprint_bytes(repr(config))}
@@ -42,6 +43,11 @@ def fit(
         decoder = start()
         loader = Loader(text.training, config.batch_rows, config.seed)
         line = ProgressLine(config.steps)
+
+        def report(metrics: StepMetrics) -> None:
+            run.progress.update(line.text(metrics))
+            watch(metrics)
+
         train(
             decoder,
             objective(),
@@ -50,7 +56,7 @@ def fit(
             folder,
             made_from=origin,
             validate=lambda model: validation_loss(model, text, config.batch_rows, VALIDATED_ROWS),
-            report=lambda metrics: run.progress.update(line.text(metrics)),
+            report=report,
         )
         save(decoder, path, text.tokenizer)
 

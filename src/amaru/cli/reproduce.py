@@ -1,0 +1,44 @@
+"""`amaru reproduce`: a claim of a paper, tried here."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from amaru.cli.output import Finding, JsonFlag, LiveLine, emit
+
+
+def command(
+    claim: Annotated[str, typer.Argument(help="Which claim: fp8.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting, e.g. small.seeds=[0,1] or fp8.counted=layers.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; the same one continues after the last finished cell.")] = None,
+    judge: Annotated[bool, typer.Option("--judge", help="Run nothing; judge the records that are in --out.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Try a claim of a paper on this machine: controlled runs, cell by cell, and a verdict from their records.
+
+    Exit 1 when the verdict is not that the claim holds.
+    """
+    from amaru.cli.settings import build_recipe
+    from amaru.recipes.reproduce.claims import claim_named
+    from amaru.recipes.run import Run
+    from amaru.report.runs import write_report
+
+    chosen, directory = claim_named(claim), out or Path("runs") / f"reproduce-{claim}"
+    if not judge:
+        recipe = build_recipe(chosen.recipe, None, {}, settings or [])
+        with LiveLine() as progress, Run(directory, f"reproduce-{claim}", recipe, progress) as run:
+            progress.note(f"{chosen.sentence} Working in {directory}")
+            chosen.make(recipe, run)
+    found = chosen.judge(directory)
+    emit({**found, "report": write_report(directory)}, json=json, people=_print)
+    if found["verdict"] != "holds":
+        raise Finding(found["sentence"])
+
+
+def _print(found: Any, console: Console) -> None:
+    console.print(found["sentence"], soft_wrap=True)
+    if found["missing"]:
+        console.print(f"Not there yet: {', '.join(found['missing'])}.", soft_wrap=True)
+    console.print(f"report: {found['report']}", soft_wrap=True)

@@ -1,0 +1,32 @@
+"""Which claims there are. A new one is a row here, and a module beside this one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from amaru.config import Config
+from amaru.errors import ConfigError
+from amaru.recipes.reproduce import fp8
+from amaru.recipes.run import Run
+
+
+class Claim(NamedTuple):
+    """`sentence` is what the paper says; `make(recipe, run)` fills the cells that are missing, `judge(directory)` reads them all."""
+
+    sentence: str
+    recipe: type[Config]
+    make: Callable[[Any, Run], None]
+    judge: Callable[[Path], dict[str, Any]]
+
+
+CLAIMS = {
+    "fp8": Claim("Trained in FP8, the loss is within 0.1 % of that in BF16 (Nemotron-H, 2.3).", fp8.Fp8Pairs, fp8.make, fp8.judge),
+}
+
+
+def claim_named(name: str) -> Claim:
+    """Raises `ConfigError` with the names there are."""
+    if name not in CLAIMS:
+        told = "; ".join(f"{known}: {claim.sentence}" for known, claim in CLAIMS.items())
+        raise ConfigError(f"There is no claim '{name}' to reproduce. There is {told}")
+    return CLAIMS[name]
