@@ -14,8 +14,9 @@ from tests.models.random_models import random_config, random_model
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import BackendError, ConfigError
 from amaru.models import Decoder
+from amaru.serve.config import EngineConfig
 from amaru.serve.constraint import Constraints
-from amaru.serve.engine import Engine, EngineConfig
+from amaru.serve.engine import Engine
 from amaru.serve.generate import Generation, generate
 from amaru.serve.request import Settings
 from amaru.serve.sampler import GREEDY, Sampling

@@ -12,7 +12,8 @@ from amaru.data.tokenizer import Tokenizer
 from amaru.errors import BusyError, CapacityError, ConfigError
 from amaru.models import Decoder
 from amaru.nn import Batch
-from amaru.serve.engine import Engine, EngineConfig
+from amaru.serve.config import EngineConfig
+from amaru.serve.engine import Engine
 from amaru.serve.generate import generate
 from amaru.serve.request import Event, Handle, Settings
 from amaru.serve.sampler import GREEDY, Sampling

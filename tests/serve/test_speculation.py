@@ -16,10 +16,12 @@ from amaru.errors import ConfigError
 from amaru.models import Decoder
 from amaru.nn import Batch
 from amaru.ops import exact
-from amaru.serve.engine import Engine, EngineConfig
+from amaru.serve.config import EngineConfig
+from amaru.serve.engine import Engine
+from amaru.serve.lookup import Runs
 from amaru.serve.request import Event, Handle, Settings
 from amaru.serve.sampler import GREEDY, Sampling
-from amaru.serve.speculation import Pace, Runs
+from amaru.serve.speculation import Pace
 
 CONFIG = EngineConfig(
     memory=2**23, max_running=6, max_tokens=400, chunk_tokens=60, prefix_every=32, prefix_bytes=2**20, draft_memory=2**23
@@ -112,8 +114,8 @@ def test_some_guess_and_some_do_not(decoder: Decoder) -> None:
     requests = list(zip(twenty(decoder), kinds, strict=False))
     ours, theirs = (run(engine, *requests) for engine in (guessing(decoder, "lookup"), Engine(decoder, config=CONFIG)))
     assert [each.tokens for each in ours] == [each.tokens for each in theirs]
-    for each, settings in zip(ours, kinds, strict=True):
-        assert each.handle and (each.handle.drafted_tokens > 0) == settings.speculate
+    drafted = [each.handle.drafted_tokens for each in ours if each.handle]
+    assert not any(drafted[1::2]) and sum(drafted[::2]) > 0
 
 
 @pytest.mark.parametrize("source", ["lookup", "draft"])

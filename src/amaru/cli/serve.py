@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 
 from amaru.cli.output import JsonFlag, LiveLine, emit
+from amaru.cli.processes import TensorParallel, together
 
 
 def command(
+    context: typer.Context,
     checkpoint: Annotated[
         list[str], typer.Argument(help="Checkpoint directories with a tokenizer; NAME=DIRECTORY says under which name one is served.")
     ],
@@ -32,6 +34,7 @@ def command(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting of the engines, like --set chunk_tokens=1024.")
     ] = None,
+    tensor_parallel: TensorParallel = None,
     json: JsonFlag = False,
 ) -> None:
     """Serve models over HTTP as OpenAI does (/v1/chat/completions, /v1/completions), with a playground at / and metrics at /metrics.
@@ -42,12 +45,12 @@ def command(
     from amaru.config import build
     from amaru.config.units import parse_bytes
     from amaru.errors import BackendError
-    from amaru.serve.engine import EngineConfig
+    from amaru.serve.config import EngineConfig
 
     try:
         from amaru.serve.server.limits import Limits, check_address
         from amaru.serve.server.run import serve
-        from amaru.serve.server.served import Served
+        from amaru.serve.server.served import Served, serve_part
     except ModuleNotFoundError as error:
         raise BackendError(f"Serving needs {error.name}, which is not installed: pip install 'amaru[serve]'") from None
 
@@ -58,17 +61,20 @@ def command(
     limits = build(Limits, _given({"body_bytes": max_body and parse_bytes(max_body), "seconds": timeout, "drain_seconds": drain}))
     key = read_key(api_key_file)
     check_address(host, key, insecure)  # before minutes of loading
-    with LiveLine() as live:
-        models = []
-        for name, path in map(_named, checkpoint):
-            live.update(f"loading {name}")
-            models.append(Served.load(name, path, config, draft))
 
     def ready(address: str) -> None:
         emit({"address": address, "models": [model.name for model in models], "key": key is not None}, json=json, people=show)
         sys.stdout.flush()  # whoever reads it through a pipe waits for it
 
-    serve(models, host, port, limits, key, insecure, ready)
+    named = [_named(word) for word in checkpoint]
+    with together(context, tensor_parallel) as world:
+        if world.size > 1:
+            models = serve_part(named, config, draft)
+        else:
+            with LiveLine() as live:
+                models = [live.update(f"loading {name}") or Served.load(name, path, config, draft) for name, path in named]
+        if models:
+            serve(models, host, port, limits, key, insecure, ready)
 
 
 def show(facts: Mapping[str, Any], console: Console) -> None:

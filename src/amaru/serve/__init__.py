@@ -4,7 +4,8 @@ Lives here: everything between a prompt and its text. Not here: the model, which
 (`models`). Imports models, data, nn, ops, config and errors.
 """
 
-from amaru.serve.engine import Engine, EngineConfig
+from amaru.serve.config import EngineConfig
+from amaru.serve.engine import Engine
 from amaru.serve.generate import Generation, generate
 from amaru.serve.request import Settings
 from amaru.serve.sampler import Sampling

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import CheckpointError, ConfigError
 from amaru.models.decoder import Decoder
-from amaru.serve.engine import Engine, EngineConfig
+from amaru.serve.config import EngineConfig
+from amaru.serve.engine import Engine
 from amaru.serve.forward import CHUNK_TOKENS
 from amaru.serve.request import Event, Finish, Handle, Settings, Token
 from amaru.serve.state_pool import room_of

@@ -13,7 +13,7 @@ from amaru.serve.state_pool import Lease, StatePool
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """Everything a sequence remembers after `tokens` tokens; `hidden` [hidden] is what the head read last.
+    """Everything a sequence remembers after `tokens` tokens; `hidden` [hidden] is what the head read last, where that is of use.
 
     Pages that no one writes any more are shared with whoever else holds them; the last one, and those of a window, are copies.
     """
@@ -21,7 +21,7 @@ class Snapshot:
     tokens: int
     fixed: list[dict[str, Tensor]]
     pages: Mapping[str, list[int | None]]
-    hidden: Tensor
+    hidden: Tensor | None
     bytes: int
 
 
@@ -56,7 +56,7 @@ class PrefixCache:
         for sight, pages in snapshot.pages.items():
             self._pool.adopt(lease, sight, pages, whole=self._whole(snapshot.tokens, sight))
 
-    def keep(self, ids: Sequence[int], lease: Lease, hidden: Tensor) -> None:
+    def keep(self, ids: Sequence[int], lease: Lease, hidden: Tensor | None = None) -> None:
         """Remember the state of a sequence that has computed exactly `ids`; nothing happens when it is known or no room can be made."""
         (key,) = _keys(ids, [len(ids)])
         if key in self._known:
@@ -67,7 +67,7 @@ class PrefixCache:
         if size > self._budget or not self._make_room(size, copied):
             return
         pages = {sight: self._pool.lend(lease, sight, whole=self._whole(len(ids), sight)) for sight in lease.pages}
-        self._known[key] = Snapshot(len(ids), self._pool.fixed(lease), pages, hidden.clone(), size)
+        self._known[key] = Snapshot(len(ids), self._pool.fixed(lease), pages, None if hidden is None else hidden.clone(), size)
         self.bytes += size
 
     def free_pages(self, needed: Mapping[str, int]) -> None:

@@ -66,10 +66,10 @@ class Running:
         """Tokens that it can have at most."""
         return self.handle.prompt_tokens + self.settings.max_tokens
 
-    def until_boundary(self) -> int:
-        """Tokens up to the next place after which its state is worth remembering."""
-        place = bisect_right(self.boundaries, self.computed)
-        return self.boundaries[place] - self.computed if place < len(self.boundaries) else self.waiting
+    def until_boundary(self, seen: int) -> int:
+        """Tokens from place `seen` up to the next one after which a state is worth remembering, or to the end."""
+        place = bisect_right(self.boundaries, seen)
+        return (self.boundaries[place] if place < len(self.boundaries) else len(self.ids)) - seen
 
     def choose(self, logits: Tensor) -> Event:
         """The next token from logits [vocab]: sets `finish` when it ends the request; a stop token is not part of it."""

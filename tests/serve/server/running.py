@@ -15,7 +15,8 @@ from tests.models.random_models import random_config, random_model
 
 from amaru.data.tokenizer import Tokenizer
 from amaru.models import Decoder
-from amaru.serve.engine import Engine, EngineConfig
+from amaru.serve.config import EngineConfig
+from amaru.serve.engine import Engine
 from amaru.serve.server.app import Server
 from amaru.serve.server.limits import Limits
 from amaru.serve.server.run import Process, address_of

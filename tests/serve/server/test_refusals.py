@@ -13,7 +13,7 @@ from tests.serve.server.running import ENGINE, Running, running, served
 
 from amaru.config import from_dict, to_dict
 from amaru.errors import ConfigError
-from amaru.serve.engine import EngineConfig
+from amaru.serve.config import EngineConfig
 from amaru.serve.server.limits import Limits, check_address
 
 LIMITS = Limits(body_bytes=2**20, patience=0.8, seconds=20, requests=30)

@@ -8,8 +8,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from amaru.config import to_dict
-from amaru.serve.engine import COUNTERS
 from amaru.serve.server.served import Served
+from amaru.serve.stats import COUNTERS
 
 MEANINGS = {
     "running": "requests in the batch",

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import CapacityError, CheckpointError, ConfigError
 from amaru.models.checkpoint import load
-from amaru.serve.engine import Engine, EngineConfig
+from amaru.serve.config import EngineConfig
+from amaru.serve.engine import Engine
 from amaru.serve.server.chat import ChatTemplate
 from amaru.serve.server.errors import Refusal, did_you_mean
 from amaru.serve.server.token_text import TokenText
+from amaru.serve.together import LeadingEngine, engine_part
 
 if TYPE_CHECKING:
     from amaru.serve.server.answer import Answer
@@ -84,6 +86,21 @@ class Served:
     def _longest(self) -> int:
         """Characters of the longest token, at least: no character is more than one in a token's written form."""
         return max(map(len, self.tokenizer.backend.get_vocab(with_added_tokens=True)))
+
+
+def serve_part(named: Sequence[tuple[str, Path]], config: EngineConfig, draft: Path | None) -> list[Served]:
+    """This process's part of one model that all processes of the default group serve: in the first process the model to serve, in
+    the others nothing, as soon as the first is done. Raises `ConfigError` for several models, whose passes would mix.
+    """
+    if len(named) > 1:
+        raise ConfigError(f"Tensor parallelism serves one model; got {len(named)}. Start another server for each.")
+    name, path = named[0]
+    tokenizer = Tokenizer.load(path)
+    engine = engine_part(path, tokenizer, config, load(draft) if draft else None)
+    if isinstance(engine, LeadingEngine):
+        return [Served(name, engine, tokenizer, stop_ids(path, tokenizer))]
+    engine.follow()
+    return []
 
 
 class Registry:
