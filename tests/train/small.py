@@ -30,4 +30,5 @@ def fresh_model(seed: int = 0) -> Decoder:
 def run(out: Path, model: Decoder, recipe: TrainConfig = RECIPE, rows: PackedRows | None = None, **options) -> History:
     """Train quietly; rows default to `packed_rows()`."""
     loader = Loader(rows or packed_rows(), recipe.batch_rows, recipe.seed)
-    return train(model, CrossEntropy(), loader, recipe, out, **{"report": lambda metrics: None, **options})
+    objective = options.pop("objective", CrossEntropy())
+    return train(model, objective, loader, recipe, out, **{"report": lambda metrics: None, **options})

@@ -1,20 +1,33 @@
 """What a run tells: one line of metrics.jsonl per step, and one live line for the person who waits."""
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from amaru.config.atomic import atomic_file, storage_errors, sync
 from amaru.errors import ArtifactError
 
+MEASURED = ("loss", "grad_norm")  # what a step that went wrong has no number for
 SMOOTHING = 0.9  # of the seconds per step that "time left" is reckoned with; recalls about ten steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepMetrics:
-    """One finished step. `step` counts from 1; `loss` in nats per target; `tokens` targets of this step; `seconds`
-    of this step without validation; `memory` bytes in use (of the device where there is one, else of the process)."""
+    """One finished step.
+
+    step       counts from 1; `epoch` from 0; `phase` by name
+    loss       nats per target, before the step; `parts` and `validation` are further means by name
+    tokens     targets of this step
+    seconds    of this step without validation; `tokens_per_second` follows
+    mfu        share of the measured matmul rate that forward and backward made use of; None where it was not measured
+    memory     bytes in use (of the device where there is one, else of the process)
+    event      "spike" or "not finite" (`guard` has the rule), else empty; `skipped`: nothing was learned from the step
+    documents  of the batch, where there is an event
+    """
 
     step: int
     epoch: int
@@ -25,6 +38,11 @@ class StepMetrics:
     seconds: float
     tokens_per_second: float
     memory: int
+    mfu: float | None = None
+    phase: str = ""
+    event: str = ""
+    skipped: bool = False
+    documents: tuple[str, ...] = ()
     parts: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
 
@@ -49,6 +67,16 @@ class History:
         """The last validation, empty if there was none."""
         return next((step.validation for step in reversed(self.steps) if step.validation), {})
 
+    @property
+    def best(self) -> int | None:
+        return best_step(self.steps)
+
+
+def best_step(steps: Sequence[StepMetrics]) -> int | None:
+    """The step after which the validation loss was lowest (of equal ones the first); None where none was taken."""
+    validated = [step for step in steps if "loss" in step.validation]
+    return min(validated, key=lambda step: step.validation["loss"]).step if validated else None
+
 
 def read(path: str | Path, limit: int | None = None) -> tuple[StepMetrics, ...]:
     """The (first `limit`) steps in a metrics.jsonl, none if there is no such file; a last line that was cut short does not count.
@@ -58,7 +86,7 @@ def read(path: str | Path, limit: int | None = None) -> tuple[StepMetrics, ...]:
     path = Path(path)
     data = path.read_bytes() if path.exists() else b""
     try:
-        return tuple(StepMetrics(**json.loads(line)) for line in data.split(b"\n")[:-1][:limit])
+        return tuple(_step(json.loads(line)) for line in data.split(b"\n")[:-1][:limit])
     except (ValueError, TypeError) as error:
         raise ArtifactError(f"{path} is not a record of training steps ({error}); delete it and its checkpoints to start anew.") from None
 
@@ -100,7 +128,15 @@ class MetricsLog:
 
 
 def _line(metrics: StepMetrics) -> str:
-    return json.dumps(asdict(metrics)) + "\n"
+    """JSON has no NaN and no infinity: they are written as null."""
+    values = asdict(metrics)
+    return json.dumps(values | {name: None for name in MEASURED if not math.isfinite(values[name])}, allow_nan=False) + "\n"
+
+
+def _step(values: dict[str, Any]) -> StepMetrics:
+    values |= {name: math.nan for name in MEASURED if values.get(name, 0) is None}
+    values["documents"] = tuple(values.get("documents", ()))
+    return StepMetrics(**values)
 
 
 class ProgressLine:
@@ -108,7 +144,7 @@ class ProgressLine:
 
     >>> line = ProgressLine(steps=900)
     >>> line.text(metrics)
-    'step 120/900  2 min left  loss 3.214  validation loss 3.305  11,802 tokens/s  1.41 GB  gradient 0.83'
+    'step 120/900  2 min left  loss 3.214  validation loss 3.305  11,802 tokens/s  MFU 41 %  1.41 GB  gradient 0.83'
     """
 
     def __init__(self, steps: int) -> None:
@@ -123,7 +159,9 @@ class ProgressLine:
         parts = [f"step {metrics.step}/{self.steps}", left, f"loss {metrics.loss:.3f}"]  # what matters most first: terminals cut the end
         parts += [f"{name} {value:.3f}" for name, value in metrics.parts.items()]
         parts += [f"validation {name} {value:.3f}" for name, value in self.validation.items()]
-        parts += [f"{metrics.tokens_per_second:,.0f} tokens/s", f"{metrics.memory / 1e9:.2f} GB", f"gradient {metrics.grad_norm:.2f}"]
+        parts += [f"{metrics.tokens_per_second:,.0f} tokens/s"]
+        parts += [] if metrics.mfu is None else [f"MFU {100 * metrics.mfu:.0f} %"]
+        parts += [f"{metrics.memory / 1e9:.2f} GB", f"gradient {metrics.grad_norm:.2f}"]
         return "  ".join(parts)
 
 

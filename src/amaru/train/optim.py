@@ -9,13 +9,13 @@ from torch.optim import AdamW
 from amaru.errors import ConfigError
 
 
-def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> AdamW:
+def adamw(model: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float, eps: float = 1e-8) -> AdamW:
     """`adamw(model, lr=8e-4, betas=(0.9, 0.95), weight_decay=0.1)`: Nemotron-H's optimizer.
 
     Raises `ConfigError` when nothing is trainable, or a trainable weight is below fp32: steps smaller than its
     rounding would be lost without a word.
     """
-    return AdamW(parameter_groups(model, weight_decay), lr=lr, betas=betas, fused=True)  # fused: 3 to 5 times the others on a CPU
+    return AdamW(parameter_groups(model, weight_decay), lr=lr, betas=betas, eps=eps, fused=True)  # fused: 3 to 5 times the others on a CPU
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,11 +1,15 @@
 """Learning rate schedules: the share of the peak at a step, as pure functions of the step (counted from 0).
 
-Both rise linearly to 1 over `warmup` steps, and reach `final_share` at the last step exactly.
+All rise linearly to 1 over `warmup` steps, and reach `final_share` at the last step exactly. A cosine without warm-up from a low
+rate is the steep decay with which Nemotron-4 was trained further.
 """
 
 import math
+from typing import Literal
 
 WSD_DECAY_SHARE = 0.2  # of all steps; long enough to win back what a constant rate leaves (Hägele et al. 2024, arXiv 2405.18392)
+
+Fall = Literal["linear", "sqrt", "exponential"]
 
 
 def cosine(step: int, *, steps: int, warmup: int, final_share: float) -> float:
@@ -16,12 +20,18 @@ def cosine(step: int, *, steps: int, warmup: int, final_share: float) -> float:
     return final_share + (1 - final_share) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def wsd(step: int, *, steps: int, warmup: int, final_share: float) -> float:
-    """Warm-up, stable, decay: 1 until the last fifth of the steps, then a straight line to `final_share`."""
+def wsd(
+    step: int, *, steps: int, warmup: int, final_share: float, decay_share: float = WSD_DECAY_SHARE, fall: Fall = "linear"
+) -> float:
+    """Warm-up, stable, decay: 1 until the last `decay_share` of the steps, then down to `final_share`.
+
+    fall   linear: a straight line; sqrt: 1 - sqrt(progress), steep at first (Hägele et al. 2024); exponential: the same ratio
+           from step to step, the steepest at first (MiniCPM, arXiv 2404.06395); its `final_share` is above 0
+    """
     if step < warmup:
         return (step + 1) / warmup
-    decay = max(round(steps * WSD_DECAY_SHARE), 1)
-    return 1 - (1 - final_share) * max(step - (steps - 1 - decay), 0) / decay
-
-
-SCHEDULES = {"cosine": cosine, "wsd": wsd}
+    decay = max(min(round(steps * decay_share), steps - 1 - warmup), 1)
+    progress = max(step - (steps - 1 - decay), 0) / decay
+    if fall == "exponential":
+        return final_share**progress
+    return 1 - (1 - final_share) * (math.sqrt(progress) if fall == "sqrt" else progress)
