@@ -25,8 +25,8 @@ def test_the_readme_shows_commands() -> None:
 def test_the_command_line_takes_it(command: str) -> None:
     _, verb, *words = shlex.split(command)
     assert verb in VERBS
-    parser = load(verb)
-    with parser.make_context(verb, words):  # raises for an unknown flag, a missing argument or a wrong type
+    name, parser, words = load(verb, words)
+    with parser.make_context(name, words):  # raises for an unknown flag, a missing argument or a wrong type
         pass
 
 

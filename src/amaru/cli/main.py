@@ -2,8 +2,9 @@
 
     main(["env", "--json"])  ->  0
 
-Convention for a verb: `amaru/cli/<verb>.py` defines one typer function `command`, whose docstring is the verb's help
-and whose body is thin. It parses, calls the library, and hands the result to `emit` of `amaru.cli.output`:
+Convention for a verb: `amaru/cli/<verb>.py` defines one typer function `command`, or several by name in `commands` (`amaru data
+show`), whose docstring is the verb's help and whose body is thin. It parses, calls the library, and hands the result to `emit` of
+`amaru.cli.output`:
 
     def command(checkpoint: Path, json: JsonFlag = False) -> None:
         \"""Print what a checkpoint is made of.\"""
@@ -51,6 +52,7 @@ VERBS = {
     "demo": Verb("Train, compress, distil and compare a small model on this machine, in about ten minutes", resumes=True),
     "show": Verb("Show what a model is made of: its stack, widths and parameters"),
     "plan": Verb("Tell what a model needs before it runs: weights, caches, state"),
+    "data": Verb("Prepare text for training: tokenise, drop duplicates, look into it", resumes=True),
     "train": Verb("Train a hybrid model on your text", resumes=True),
     "compress": Verb("Make a model smaller, to fit a budget of memory or parameters", resumes=True),
     "distill": Verb("Teach a student what its parent knows", resumes=True),
@@ -121,24 +123,36 @@ def front_page() -> str:
     )
 
 
-def load(verb: str) -> Any:
-    """The click command of a verb, from `command` in its module."""
+def load(verb: str, words: list[str]) -> tuple[str, Any, list[str]]:
+    """`load("data", ["show", "tokens"])`: the full name of a verb, its click command, and the words that are left for it."""
+    module = import_module(f"amaru.cli.{verb}")
+    parts = getattr(module, "commands", None)
+    if parts is None:
+        return verb, _click({verb: module.command}), words
+    if words and words[0] in parts:
+        return f"{verb} {words[0]}", _click({words[0]: parts[words[0]]}), words[1:]
+    return verb, _click(parts), words
+
+
+def _click(functions: dict[str, Any]) -> Any:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
-    app.command(verb)(import_module(f"amaru.cli.{verb}").command)
+    for name, function in functions.items():
+        app.command(name)(function)
     return typer.main.get_command(app)
 
 
 def _run_verb(verb: str, words: list[str]) -> int:
-    command, start = load(verb), time.monotonic()
+    given, resumes, start = [verb, *words], VERBS[verb].resumes, time.monotonic()
+    verb, command, words = load(verb, words)
     try:
         # Not command.main(): it would turn Ctrl-C and closed pipes into exit codes of its own.
-        with command.make_context(f"amaru {verb}", list(words), obj=[verb, *words]) as context:
+        with command.make_context(f"amaru {verb}", list(words), obj=given) as context:
             command.invoke(context)
     except typer.Exit as end:
         return end.exit_code
     except typer.TyperException as error:
         return _say(_usage_sentence(verb, command, words, error), USAGE)
-    if VERBS[verb].resumes:  # long work says how long it took
+    if resumes:  # long work says how long it took
         minutes, seconds = divmod(round(time.monotonic() - start), 60)
         print(f"\n{verb} took {minutes} min {seconds} s", file=sys.stderr)
     return 0

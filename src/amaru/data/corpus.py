@@ -120,18 +120,24 @@ def standard_library() -> Corpus:
 
     A few of its files are test data in other encodings; they are left out, and the summary counts them.
     """
-    root = Path(sysconfig.get_path("stdlib"))
-    files = sorted(file for file in root.rglob("*.py") if not {"site-packages", "dist-packages"} & set(file.parts))
     left_out: Counter[str] = Counter()
     documents: list[Document] = []
+    files = python_files()
     for file in files:
         try:
-            documents += _documents(Piece(str(file), name=file.relative_to(root).as_posix()), "text")
+            documents += _documents(file, "text")
         except DataError:
             left_out["not UTF-8 text"] += 1
-    if not documents:
-        raise DataError(f"This Python has no source files of its standard library under {root}. Give your own text with --data.")
     return _gather(documents, files=len(files), left_out=left_out)
+
+
+def python_files() -> list[Piece]:
+    """The files of the standard library, named from its root on; raises `DataError` where an interpreter brings none."""
+    root = Path(sysconfig.get_path("stdlib"))
+    files = sorted(file for file in root.rglob("*.py") if not {"site-packages", "dist-packages"} & set(file.parts))
+    if not files:
+        raise DataError(f"This Python has no source files of its standard library under {root}. Give your own text with --data.")
+    return [Piece(str(file), name=file.relative_to(root).as_posix()) for file in files]
 
 
 def split(documents: list[Document], validation_share: float, seed: int) -> tuple[list[Document], list[Document]]:

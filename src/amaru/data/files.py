@@ -68,8 +68,7 @@ def pieces(path: str | Path, size: int) -> list[Piece]:
     """A file in pieces of about `size` bytes where its kind allows it, else as a whole."""
     path = Path(path)
     if path.suffix.lower() in PARQUET:
-        groups = parquet(path).metadata
-        return _packed(str(path), [groups.row_group(index).total_byte_size for index in range(groups.num_row_groups)], size)
+        return _row_groups(path, size)
     if path.suffix.lower() in LINES and path.stat().st_size > size:
         return _at_line_ends(path, size)
     return [Piece(str(path))]
@@ -85,6 +84,17 @@ def objects(piece: Piece) -> Iterator[tuple[str, dict[str, Any] | Problem]]:
         source = f"{piece.title}:{number}"
         text, problem = _decoded(line, source)
         yield source, _object(text, source) if problem is None else problem
+
+
+def lines_in(piece: Piece) -> int:
+    """How many lines a piece of JSON lines has, blank ones too: the next piece of the file is numbered from there."""
+    with _opened(piece.path) as file:
+        file.seek(piece.first)
+        left = (Path(piece.path).stat().st_size if piece.end is None else piece.end) - piece.first
+        count = 0
+        while left > 0 and (data := file.read(min(left, 2**20))):
+            count, left = count + data.count(b"\n"), left - len(data)
+        return count
 
 
 def parquet(path: Path) -> Any:
@@ -198,14 +208,17 @@ def _opened(path: str) -> Any:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from None
 
 
-def _packed(path: str, sizes: list[int], size: int) -> list[Piece]:
+def _row_groups(path: Path, size: int) -> list[Piece]:
     """Row groups put together until they are large enough."""
-    found, first, held = [], 0, 0
-    for index, group in enumerate(sizes):
-        held += group
-        if held >= size or index == len(sizes) - 1:
-            found.append(Piece(path, first, index + 1))
-            first, held = index + 1, 0
+    metadata = parquet(path).metadata
+    found, first, held, row = [], 0, 0, 1
+    number = row
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        held, row = held + group.total_byte_size, row + group.num_rows
+        if held >= size or index == metadata.num_row_groups - 1:
+            found.append(Piece(str(path), first, index + 1, number))
+            first, held, number = index + 1, 0, row
     return found
 
 

@@ -8,7 +8,7 @@ Nothing is dropped: each token but the first of its document is a target exactly
 the start of each document and of each row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -148,6 +148,14 @@ def made_from(documents: Sequence[Document], tokenizer: Tokenizer, row_length: i
     return {"documents": fingerprint(documents), "tokenizer": tokenizer.fingerprint, "row length": str(row_length)}
 
 
+def closed(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """The tokens of each text, uint16 where the vocabulary allows it, else uint32, with eos behind them."""
+    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+    for first in range(0, len(texts), ENCODED_AT_ONCE):
+        for ids in tokenizer.encode_batch(list(texts[first : first + ENCODED_AT_ONCE])):
+            yield np.array(ids if ids[-1:] == [tokenizer.eos_id] else [*ids, tokenizer.eos_id], dtype=dtype)
+
+
 def pack(documents: Sequence[Document], tokenizer: Tokenizer, row_length: int) -> PackedRows:
     """Tokenise documents and lay them end to end.
 
@@ -161,12 +169,7 @@ def pack(documents: Sequence[Document], tokenizer: Tokenizer, row_length: int) -
         raise DataError(f"Rows must be at least 2 tokens long; got {row_length}.")
     if not documents:
         raise DataError("There are no documents to pack.")
-    small = tokenizer.vocab_size <= 2**16
-    pieces: list[np.ndarray] = []
-    for first in range(0, len(documents), ENCODED_AT_ONCE):
-        for ids in tokenizer.encode_batch([document.text for document in documents[first : first + ENCODED_AT_ONCE]]):
-            closed = ids if ids[-1:] == [tokenizer.eos_id] else [*ids, tokenizer.eos_id]
-            pieces.append(np.array(closed, dtype=np.uint16 if small else np.uint32))
+    pieces = list(closed([document.text for document in documents], tokenizer))
     lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
     if lengths.min() < 2:
         raise DataError(f"The document {documents[int(lengths.argmin())].source} has no token; leave empty documents out.")
