@@ -40,6 +40,10 @@ FINDING, USAGE, BUG, BROKEN_PIPE = 1, 2, 101, 141
 # is the one another thread waits for), and on a quiet one this short it costs nothing: 6,570 against 6,700 tokens/s.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+# Tensors of 2 MB and more lie in huge pages where Linux gives them (`madvise`). Memory is then read at 55 GB/s instead of 35 (two
+# Zen 4 cores, a virtual machine), and one sequence decodes at 59 tokens/s instead of 49.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 
 class Verb(NamedTuple):
     """One row of the front page; the verb lives in the module of its name."""
