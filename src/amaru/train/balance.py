@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from amaru.nn.moe import Router
+from amaru.train.placement import ALONE, Placement
 
 
 class Balance:
@@ -20,8 +21,8 @@ class Balance:
     that is computed twice for its gradients counts twice as a whole, which changes no sign.
     """
 
-    def __init__(self, model: nn.Module, rate: float) -> None:
-        self.rate = rate
+    def __init__(self, model: nn.Module, rate: float, placement: Placement = ALONE) -> None:
+        self.rate, self.placement = rate, placement
         self._loads = {router: torch.zeros(router.config.experts) for router in model.modules() if isinstance(router, Router)}
 
     def __enter__(self) -> "Balance":
@@ -45,6 +46,7 @@ class Balance:
     def update(self) -> None:
         """Move every bias by one rate."""
         for router, load in self._loads.items():
+            self.placement.sum_counts(load)
             bias = router.e_score_correction_bias
             bias += self.rate * (load.mean() - load).sign().to(bias)
         self.forget()

@@ -13,11 +13,12 @@ from amaru.data.loader import Batches
 from amaru.errors import ConfigError
 from amaru.models.decoder import Decoder
 from amaru.train.balance import Balance
-from amaru.train.checkpoint import Checkpoints, Store, fingerprint_weights
+from amaru.train.checkpoint import Checkpoints, Store
 from amaru.train.interrupt import Interrupt
 from amaru.train.metrics import History, MetricsLog, StepMetrics, best_step
 from amaru.train.objective import Objective
 from amaru.train.optim import adamw
+from amaru.train.placement import ALONE, Placement
 from amaru.train.settings import TrainConfig
 from amaru.train.step import Stepper
 
@@ -38,6 +39,7 @@ def train(
     report: Callable[[StepMetrics], None] | None = None,
     matmul_rate: float | None = None,
     store: Callable[[Path, dict[str, str]], Store] | None = None,
+    placement: Placement = ALONE,
 ) -> History:
     """Train `model` in place for `recipe.steps` steps, keeping checkpoints and metrics.jsonl under `out`.
 
@@ -49,7 +51,8 @@ def train(
     KeyboardInterrupt. `made_from` names hashes of what else decides the result, such as a teacher. `validate(model)`
     runs without gradients and returns numbers by name. `report` gets every step (`ProgressLine` makes a line of it).
     `matmul_rate`, FLOP/s of this machine, is what MFU is a share of. `store(directory, made_from)` keeps the state, if
-    not `Checkpoints`. With `keep_best` the model ends with the weights of the lowest validated loss instead of the last.
+    not `Checkpoints`, and `placement` says which part of every batch is this process's, if there are several. With
+    `keep_best` the model ends with the weights of the lowest validated loss instead of the last.
 
     Raises `TrainingError` where the recipe's guard stops, `ArtifactError` when `out` holds another run,
     `StorageError` on a full disk (what was saved before stays whole), `ConfigError` for settings that contradict.
@@ -58,15 +61,15 @@ def train(
     out = Path(out)
     model.compute_dtype = COMPUTE_DTYPES[recipe.dtype]
     optimizer = adamw(model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps)
-    kept = (store or _checkpoints(recipe))(out / "checkpoints", _origin(model, loader, recipe) | dict(made_from or {}))
+    kept = (store or _checkpoints(recipe))(out / "checkpoints", _origin(model, loader, recipe, placement) | dict(made_from or {}))
     torch.manual_seed(recipe.seed)
     with contextlib.ExitStack() as stack:
         stack.callback(kept.close)
         finished = kept.restore(model, optimizer)
-        log = stack.enter_context(MetricsLog(out / "metrics.jsonl", finished))
+        log = stack.enter_context(MetricsLog(out / "metrics.jsonl", finished, writes=placement.leads))
         interrupt = stack.enter_context(Interrupt())
-        balance = stack.enter_context(Balance(model, recipe.expert_balance))
-        stepper = Stepper(model, objective, loader, recipe, optimizer, balance, matmul_rate)
+        balance = stack.enter_context(Balance(model, recipe.expert_balance, placement))
+        stepper = Stepper(model, objective, loader, recipe, optimizer, balance, matmul_rate, placement)
         saved_at = time.monotonic()
         for step in range(finished, recipe.steps):
             metrics = stepper.step(step, log.steps)
@@ -77,11 +80,13 @@ def train(
             if report:
                 report(metrics)
             best = best_step(log.steps) if recipe.keep_best else None
-            if last or best == step + 1 or interrupt.asked or time.monotonic() - saved_at >= recipe.checkpoint_seconds:
+            due = time.monotonic() - saved_at >= recipe.checkpoint_seconds
+            stop, due = placement.agreed([interrupt.asked, due])
+            if last or best == step + 1 or stop or due:
                 log.sync()
                 kept.save(step + 1, model, optimizer, best)
                 saved_at = time.monotonic()
-            if interrupt.asked:
+            if stop:
                 raise KeyboardInterrupt(f"Stopped after step {step + 1} of {recipe.steps}; the same command continues from there.")
     history = History(tuple(log.steps), resumed_from=finished)
     if recipe.keep_best and history.best not in (None, recipe.steps):
@@ -100,12 +105,12 @@ def _validated(model: Decoder, validate: Validate) -> dict[str, float]:
     return dict(validate(model))
 
 
-def _origin(model: Decoder, loader: Batches, recipe: TrainConfig) -> dict[str, str]:
+def _origin(model: Decoder, loader: Batches, recipe: TrainConfig, placement: Placement) -> dict[str, str]:
     """Hashes of what decides the result."""
     return {
         "recipe": fingerprint_bytes(repr(recipe.deciding())),
         "training text": loader.fingerprint,
-        "starting model": fingerprint_weights(model),
+        "starting model": placement.fingerprint(model),
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -94,21 +95,24 @@ def read(path: str | Path, limit: int | None = None) -> tuple[StepMetrics, ...]:
 class MetricsLog:
     """`with MetricsLog(out / "metrics.jsonl", finished=200) as log: log.write(metrics)`
 
-    Opening cuts the file back to the `finished` steps of the checkpoint, so that no step stands there twice. Raises
-    `ArtifactError` when it lacks some of them, `StorageError` when the disk is full.
+    Opening cuts the file back to the `finished` steps of the checkpoint, so that no step stands there twice. Of several
+    processes that train together one `writes`; the others read what was, and remember. Raises `ArtifactError` when it lacks
+    some of these steps, `StorageError` when the disk is full.
     """
 
-    def __init__(self, path: Path, finished: int) -> None:
+    def __init__(self, path: Path, finished: int, *, writes: bool = True) -> None:
         self.path = path
+        self._writes = writes
         kept = read(path, limit=finished)
         if [metrics.step for metrics in kept] != list(range(1, finished + 1)):
             raise ArtifactError(f"{path} holds {len(kept)} of the {finished} steps that are done; delete {path.parent} to start anew.")
         self.steps = list(kept)
-        with atomic_file(path) as temporary:
-            temporary.write_text("".join(_line(metrics) for metrics in kept), encoding="utf-8")
+        if writes:
+            with atomic_file(path) as temporary:
+                temporary.write_text("".join(_line(metrics) for metrics in kept), encoding="utf-8")
 
     def __enter__(self) -> "MetricsLog":
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = open(self.path if self._writes else os.devnull, "a", encoding="utf-8")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -123,8 +127,9 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Make the lines as lasting as the checkpoint that is saved next."""
-        with storage_errors(self.path):
-            sync(self.path)
+        if self._writes:
+            with storage_errors(self.path):
+                sync(self.path)
 
 
 def _line(metrics: StepMetrics) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import psutil
 import torch
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from amaru.data.loader import Batches, TrainingBatch
@@ -18,6 +17,7 @@ from amaru.train.balance import Balance
 from amaru.train.guard import Verdict
 from amaru.train.metrics import StepMetrics
 from amaru.train.objective import Objective
+from amaru.train.placement import ALONE, Placement
 from amaru.train.settings import TrainConfig
 
 NAMED_DOCUMENTS = 5  # of a batch, in an error
@@ -34,14 +34,15 @@ class Stepper:
     optimizer: Optimizer
     balance: Balance
     matmul_rate: float | None = None
+    placement: Placement = ALONE
 
     def step(self, step: int, before: Sequence[StepMetrics]) -> StepMetrics:
         """Train on batch `step`, counted from 0, given the record of all steps before it; raises `TrainingError` where the guard stops."""
         start = time.perf_counter()
-        batches = micro_batches(self.loader, step, self.recipe.micro_tokens)
-        loss = accumulate(self.model, self.objective, batches)
+        batches = micro_batches(self.loader, step, self.recipe.micro_tokens, self.placement)
+        loss = accumulate(self.model, self.objective, batches, self.placement)
         value, phase = loss.total.item(), self.loader.phase(step).name
-        norm = clip_grad_norm_(self.model.parameters(), self.recipe.clip).item()
+        norm = self.placement.clip(self.model, self.recipe.clip)
         verdict = self.recipe.guard.judge(value, norm, phase, before)
         if verdict and verdict.action == "stop":
             raise TrainingError(_stopped(verdict, step, batches))
@@ -84,30 +85,34 @@ class Stepper:
         return 3 * tokens * cost.forward_flops(self.model.config, seen) / seconds / self.matmul_rate
 
 
-def micro_batches(loader: Batches, step: int, most_tokens: int | None) -> list[TrainingBatch]:
-    """The batch of a step in as few equal parts as have at most so many tokens each, or in single rows."""
+def micro_batches(loader: Batches, step: int, most_tokens: int | None, placement: Placement = ALONE) -> list[TrainingBatch]:
+    """This process's share of a step's batch, in as few equal parts as have at most so many tokens each, or in single rows."""
     phase = loader.phase(step)
-    fits = most_tokens or phase.batch_rows * phase.row_length
-    divisors = (parts for parts in range(1, phase.batch_rows + 1) if phase.batch_rows % parts == 0)
-    parts = next((n for n in divisors if phase.batch_rows // n * phase.row_length <= fits), phase.batch_rows)
-    return [loader.batch(step, part, parts) for part in range(parts)]
+    rows = phase.batch_rows // placement.shares
+    fits = most_tokens or rows * phase.row_length
+    divisors = (parts for parts in range(1, rows + 1) if rows % parts == 0)
+    parts = next((n for n in divisors if rows // n * phase.row_length <= fits), rows)
+    first = placement.share * parts
+    return [loader.batch(step, first + part, parts * placement.shares) for part in range(parts)]
 
 
-def accumulate(model: Decoder, objective: Objective, batches: Sequence[TrainingBatch]) -> Loss:
+def accumulate(model: Decoder, objective: Objective, batches: Sequence[TrainingBatch], placement: Placement = ALONE) -> Loss:
     """`loss = accumulate(model, CrossEntropy(), micro_batches(loader, step, 4096))`: gradients are added to those that are there.
 
-    Every micro-batch counts by its targets, so loss, parts and gradients are those of all rows in one batch, to rounding; memory
-    is that of the largest. The loss comes back without a graph. Raises `TrainingError` when nothing is to be predicted.
+    Every micro-batch counts by its targets, those of all processes, so loss, parts and gradients are those of all rows in one
+    batch, to rounding; memory is that of the largest. The loss comes back without a graph. Raises `TrainingError` when nothing is
+    to be predicted.
     """
     counts = [batch.target_tokens for batch in batches]
-    total = sum(counts)
+    total = round(placement.total([sum(counts)])[0])
     if total == 0:
         raise TrainingError(f"There is nothing to predict in a batch of {len(batches[0].ids)} tokens: every target is ignored.")
-    shares = [count / total for count in counts if count]
-    losses = [_learned(model, objective, batch, count / total) for batch, count in zip(batches, counts, strict=True) if count]
-    value = sum((share * loss.total for share, loss in zip(shares, losses, strict=True)), start=losses[0].total.new_zeros(()))
-    parts = {name: sum(share * loss.parts[name] for share, loss in zip(shares, losses, strict=True)) for name in losses[0].parts}
-    return Loss(total=value, tokens=total, parts=parts)
+    asked = [(batch, count / total) for batch, count in zip(batches, counts, strict=True) if count or placement.shares > 1]
+    losses = [(share, _learned(model, objective, batch, share)) for batch, share in asked]
+    value = sum((share * loss.total for share, loss in losses), start=losses[0][1].total.new_zeros(()))
+    parts = {name: sum(share * loss.parts[name] for share, loss in losses) for name in losses[0][1].parts}
+    summed, *means = placement.total([value.item(), *parts.values()])
+    return Loss(total=torch.full_like(value, summed), tokens=total, parts=dict(zip(parts, means, strict=True)))
 
 
 def _learned(model: Decoder, objective: Objective, batch: TrainingBatch, share: float) -> Loss:
@@ -117,12 +122,16 @@ def _learned(model: Decoder, objective: Objective, batch: TrainingBatch, share: 
 
 
 def _stopped(verdict: Verdict, step: int, batches: Sequence[TrainingBatch]) -> str:
-    documents = _documents(batches)
-    more = f" and {len(documents) - NAMED_DOCUMENTS} more" * (len(documents) > NAMED_DOCUMENTS)
-    sentence = f"At step {step + 1} {verdict.reason}, on documents {', '.join(documents[:NAMED_DOCUMENTS])}{more}. "
-    return sentence + (
-        "Earlier checkpoints are whole; lower the learning rate or lengthen the warm-up, or leave such batches out by the guard's skip."
+    return (
+        f"At step {step + 1} {verdict.reason}, on documents {named(_documents(batches))}. Earlier checkpoints are whole: "
+        "lower the learning rate or lengthen the warm-up, or go on without such batches by the guard's skip."
     )
+
+
+def named(documents: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    more = f" and {len(documents) - NAMED_DOCUMENTS} more" * (len(documents) > NAMED_DOCUMENTS)
+    return f"{', '.join(documents[:NAMED_DOCUMENTS])}{more}"
 
 
 def _documents(batches: Sequence[TrainingBatch]) -> tuple[str, ...]:
