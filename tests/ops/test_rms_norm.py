@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.ops.oracle import BF16, FP32, assert_close
+from tests.ops.oracle import BF16, FP32, assert_close, with_gradients
 
 from amaru.errors import ConfigError
 from amaru.ops.rms_norm import eager, native, rms_norm
@@ -23,6 +23,32 @@ def test_native_norm_equals_float64(shape, dtype, weight_dtype):
     expected = eager.rms_norm(x.double(), weight.double(), eps=1e-3)
     assert_close([native.rms_norm(x, weight, eps=1e-3)], [expected], ROUNDED[dtype])
     assert_close([native.rms_norm(x[None, :, :], weight, eps=1e-3)], [expected[None]], ROUNDED[dtype])
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+@pytest.mark.parametrize("shape", [(1, 5), (3, 17), (131, 300)])  # of one element alone the norm removes all but a rounding
+def test_native_gradients_of_the_norm_equal_float64_for_any_number_of_threads(shape, dtype):
+    torch.manual_seed(0)
+    tensors = [torch.randn(shape).to(dtype), torch.randn(shape[1])]
+    expected = with_gradients(lambda *t: eager.rms_norm(*t, eps=1e-3), [tensor.double() for tensor in tensors])
+    found = with_gradients(lambda *t: native.rms_norm(*t, eps=1e-3), tensors)
+    assert_close(found, expected, ROUNDED[dtype])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        again = with_gradients(lambda *t: native.rms_norm(*t, eps=1e-3), tensors)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+
+
+def test_native_gradients_reach_rows_inside_wider_ones_and_bfloat16_weights():
+    torch.manual_seed(0)
+    wide, weight = torch.randn(5, 40), torch.randn(17).bfloat16()
+    expected = with_gradients(lambda x, w: eager.rms_norm(x[None, :, 9:26], w, eps=1e-3), [wide.double(), weight.double()])
+    found = with_gradients(lambda x, w: native.rms_norm(x[None, :, 9:26], w, eps=1e-3), [wide, weight])
+    assert found[2].dtype is torch.bfloat16
+    assert_close(found, expected, [FP32, FP32, BF16])
 
 
 def test_a_native_row_does_not_depend_on_others_or_on_what_lies_beside_it():
@@ -54,7 +80,18 @@ def test_native_activation_is_torchs_to_the_bit(dtype):
     assert native_relu.squared_relu(torch.tensor([torch.nan], dtype=dtype)).isnan().all()
 
 
-def test_the_activation_has_gradients():
-    x = torch.tensor([-2.0, 3.0], requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float64, *ROUNDED])
+def test_the_activation_has_gradients(dtype):
+    x = torch.tensor([-2.0, 3.0], dtype=dtype, requires_grad=True)
     (grad,) = torch.autograd.grad(squared_relu(x).sum(), x)
     assert grad.tolist() == [0.0, 6.0]
+
+
+@pytest.mark.parametrize("dtype", ROUNDED)
+def test_native_gradients_of_the_activation_are_torchs_to_the_bit(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(70, 1001).to(dtype)
+    for view in (lambda x: x, lambda x: x[:, ::2], lambda x: x.T):
+        expected = with_gradients(lambda x, view=view: eager_relu.squared_relu(view(x)), [x])
+        found = with_gradients(lambda x, view=view: native_relu.squared_relu(view(x)), [x])
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from amaru.ops.native import call, refusal, token_rows
 
-MOST_TAPS = 8  # as in native/causal_conv1d.cpp
+MOST_TAPS = 4  # as in native/causal_conv1d.cpp
 
 
 def refuses(

@@ -5,54 +5,52 @@
 
 namespace {
 
-constexpr int STRIP = 128, MOST_TAPS = 8;
+constexpr int STRIP = 256, MOST_TAPS = 4;
 
 struct Shape {
     int64_t sequences, rows, taps, stride;  // stride of x from token to token
     const int64_t *bounds;
-    bool silu;
+
+    int64_t strips() const { return (rows + STRIP - 1) / STRIP; }
 };
 
 // The newest rows of a strip as float: `row(k)` is that of k tokens ago. MOST_TAPS is a power of two.
 struct Ring {
-    alignas(64) float rows[MOST_TAPS][STRIP] = {};
+    alignas(64) float rows[MOST_TAPS][STRIP] = {}, zeros[STRIP] = {};
     unsigned newest = 0;
 
     float *row(unsigned ago) { return rows[(newest - ago) % MOST_TAPS]; }
     void advance() { newest++; }
 };
 
-inline void add_product(float *to, const float *a, const float *b, int n) {
-#pragma omp simd
-    for (int i = 0; i < n; i++) to[i] += a[i] * b[i];
-}
+// As many rows as the loops are compiled for, those behind the last tap being zeros, so that pointers stay in registers.
+struct Rows {
+    float *row[MOST_TAPS];
 
-template <class T> void activate(const float *pre, T *y, int n, bool silu) {
-    if (!silu) {
-        for (int i = 0; i < n; i++) store(y[i], pre[i]);
-        return;
+    static Rows newest_first(Ring &ring, int taps) {
+        Rows rows;
+        for (int k = 0; k < MOST_TAPS; k++) rows.row[k] = k < taps ? ring.row(k) : ring.zeros;
+        return rows;
     }
-#pragma omp simd
-    for (int i = 0; i < n; i++) store(y[i], pre[i] * sigmoid(pre[i]));
-}
 
-template <class T> void activate_backward(const float *pre, const T *dy, float *dpre, int n, bool silu) {
-    if (!silu) {
-        for (int i = 0; i < n; i++) dpre[i] = load(dy[i]);
-        return;
+    static Rows oldest_first(Ring &ring, int taps) {
+        Rows rows;
+        for (int k = 0; k < MOST_TAPS; k++) rows.row[k] = k < taps ? ring.row(taps - 1 - k) : ring.zeros;
+        return rows;
     }
-#pragma omp simd
-    for (int i = 0; i < n; i++) {
-        const float gate = sigmoid(pre[i]);
-        dpre[i] = load(dy[i]) * gate * (1.f + pre[i] * (1.f - gate));
+
+    float weighted(const float (*weight)[STRIP], int i, float sum) const {
+#pragma GCC unroll 4
+        for (int k = 0; k < MOST_TAPS; k++) sum += weight[k][i] * row[k][i];
+        return sum;
     }
-}
+};
 
 template <class T> struct Strip {
     const Shape &s;
     int64_t first;
     int width;
-    float weight[MOST_TAPS][STRIP], bias[STRIP];  // weight[k] meets the input of k tokens ago
+    alignas(64) float weight[MOST_TAPS][STRIP] = {}, bias[STRIP];  // weight[k] meets the input of k tokens ago
 
     Strip(const Shape &s, int64_t strip, const float *weights, const float *biases)
         : s(s), first(strip * STRIP), width(std::min<int64_t>(STRIP, s.rows - strip * STRIP)) {
@@ -70,32 +68,30 @@ template <class T> struct Strip {
             for (int i = 0; i < width; i++) ring.row(k)[i] = initial ? load(initial[state(sequence, i) + s.taps - 2 - k]) : 0.f;
     }
 
-    void read(Ring &ring, const T *x, int64_t t) const {
-        ring.advance();
-        float *row = ring.row(0);
-        for (int i = 0; i < width; i++) row[i] = load(x[t * s.stride + first + i]);
-    }
-
-    void sum(Ring &inputs, float *pre) const {
-        std::memcpy(pre, bias, sizeof bias);
-        for (int k = 0; k < s.taps; k++) add_product(pre, weight[k], inputs.row(k), width);
-    }
+    const T *input(const T *x, int64_t t) const { return x + t * s.stride + first; }
 };
 
-template <class T> void forward_strip(const Strip<T> &strip, const T *x, const T *initial, T *y, T *final) {
+template <class T, bool SILU> void forward_strip(const Strip<T> &strip, const T *x, const T *initial, T *y, T *final) {
     const Shape &s = strip.s;
-    float pre[STRIP];
+    const int width = strip.width;
     for (int64_t sequence = 0; sequence < s.sequences; sequence++) {
         Ring inputs;
         strip.begin(inputs, sequence, initial);
         for (int64_t t = s.bounds[sequence]; t < s.bounds[sequence + 1]; t++) {
-            strip.read(inputs, x, t);
-            strip.sum(inputs, pre);
-            activate(pre, y + t * s.rows + strip.first, strip.width, s.silu);
+            inputs.advance();
+            const Rows in = Rows::newest_first(inputs, s.taps);
+            const T *from = strip.input(x, t);
+            T *to = y + t * s.rows + strip.first;
+#pragma omp simd
+            for (int i = 0; i < width; i++) {
+                in.row[0][i] = load(from[i]);
+                const float pre = in.weighted(strip.weight, i, strip.bias[i]);
+                store(to[i], SILU ? pre * sigmoid(pre) : pre);
+            }
         }
         if (!final) continue;
         for (int k = 0; k < s.taps - 1; k++)
-            for (int i = 0; i < strip.width; i++) store(final[strip.state(sequence, i) + s.taps - 2 - k], inputs.row(k)[i]);
+            for (int i = 0; i < width; i++) store(final[strip.state(sequence, i) + s.taps - 2 - k], inputs.row(k)[i]);
     }
 }
 
@@ -105,60 +101,90 @@ template <class T> struct Gradients {
     float *dweight, *dbias;
 };
 
-template <class T> void backward_strip(const Strip<T> &strip, const T *x, const T *initial, const Gradients<T> &grad) {
-    const Shape &s = strip.s;
-    const int width = strip.width, before = s.taps - 1;
-    float dweight[MOST_TAPS][STRIP] = {}, dbias[STRIP] = {}, pre[STRIP], dinput[STRIP], ones[STRIP];
-    std::fill_n(ones, STRIP, 1.f);
-    // The gradient of the input at `t`, once the outputs up to t + taps - 1 are in the ring; t < 0 is the initial state.
-    auto finish = [&](Ring &outputs, int64_t sequence, int64_t t) {
+template <class T, bool SILU> struct Backward {
+    const Strip<T> &strip;
+    const Gradients<T> &grad;
+    const Shape &s;
+    const int width, before;
+    Ring inputs, outputs;  // inputs, and gradients by what the activation gets
+    alignas(64) float dweight[MOST_TAPS][STRIP] = {}, dbias[STRIP] = {}, dinput[STRIP];
+
+    Backward(const Strip<T> &strip, const Gradients<T> &grad)
+        : strip(strip), grad(grad), s(strip.s), width(strip.width), before(s.taps - 1) {}
+
+    void sequence(int64_t sequence, const T *x, const T *initial) {
         const int64_t start = s.bounds[sequence], length = s.bounds[sequence + 1] - start;
-        std::memset(dinput, 0, sizeof dinput);
-        for (int k = 0; k < s.taps; k++) add_product(dinput, strip.weight[k], outputs.row(before - k), width);
-        if (grad.dfinal && t >= length - before)
-            for (int i = 0; i < width; i++) dinput[i] += load(grad.dfinal[strip.state(sequence, i) + t - (length - before)]);
-        if (t >= 0)
-            for (int i = 0; i < width; i++) store(grad.dx[(start + t) * s.rows + strip.first + i], dinput[i]);
-        else if (grad.dinitial)
-            for (int i = 0; i < width; i++) store(grad.dinitial[strip.state(sequence, i) + before + t], dinput[i]);
-    };
-    for (int64_t sequence = 0; sequence < s.sequences; sequence++) {
-        const int64_t start = s.bounds[sequence], length = s.bounds[sequence + 1] - start;
-        Ring inputs, outputs;
+        inputs = outputs = Ring();
         strip.begin(inputs, sequence, initial);
         for (int64_t t = 0; t < length + before; t++) {
             outputs.advance();
-            float *dpre = outputs.row(0);
-            if (t < length) {
-                strip.read(inputs, x, start + t);
-                strip.sum(inputs, pre);
-                activate_backward(pre, grad.dy + (start + t) * s.rows + strip.first, dpre, width, s.silu);
-                add_product(dbias, dpre, ones, width);
-                for (int k = 0; k < s.taps; k++) add_product(dweight[k], dpre, inputs.row(k), width);
-            } else
-                std::memset(dpre, 0, sizeof pre);
-            finish(outputs, sequence, t - before);
+            if (t < length)
+                token(strip.input(x, start + t), grad.dy + (start + t) * s.rows + strip.first);
+            else
+                std::memset(outputs.row(0), 0, sizeof outputs.rows[0]);
+            finish(sequence, start, length, t - before);
         }
     }
-    for (int i = 0; i < width; i++) {
-        grad.dbias[strip.first + i] = dbias[i];
-        for (int k = 0; k < s.taps; k++) grad.dweight[(strip.first + i) * s.taps + s.taps - 1 - k] = dweight[k][i];
-    }
-}
 
-template <class T>
+    void token(const T *x, const T *dy) {
+        inputs.advance();
+        const Rows in = Rows::newest_first(inputs, s.taps);
+        float *dpre = outputs.row(0);
+#pragma omp simd
+        for (int i = 0; i < width; i++) {
+            in.row[0][i] = load(x[i]);
+            float d = load(dy[i]);
+            if (SILU) {
+                const float pre = in.weighted(strip.weight, i, strip.bias[i]), gate = sigmoid(pre);
+                d *= gate * (1.f + pre * (1.f - gate));
+            }
+            dpre[i] = d;
+            dbias[i] += d;
+#pragma GCC unroll 4
+            for (int k = 0; k < MOST_TAPS; k++) dweight[k][i] += d * in.row[k][i];
+        }
+    }
+
+    // The gradient of the input at `t`, once the outputs up to t + taps - 1 are in the ring; t < 0 is the initial state.
+    void finish(int64_t sequence, int64_t start, int64_t length, int64_t t) {
+        if (t < 0 && !grad.dinitial) return;
+        const Rows out = Rows::oldest_first(outputs, s.taps);
+#pragma omp simd
+        for (int i = 0; i < width; i++) dinput[i] = out.weighted(strip.weight, i, 0.f);
+        if (grad.dfinal && t >= length - before)
+            for (int i = 0; i < width; i++) dinput[i] += load(grad.dfinal[strip.state(sequence, i) + t - (length - before)]);
+        T *dx = grad.dx + (start + t) * s.rows + strip.first;
+        if (t >= 0)
+            for (int i = 0; i < width; i++) store(dx[i], dinput[i]);
+        else
+            for (int i = 0; i < width; i++) store(grad.dinitial[strip.state(sequence, i) + before + t], dinput[i]);
+    }
+
+    void write() const {
+        for (int i = 0; i < width; i++) {
+            grad.dbias[strip.first + i] = dbias[i];
+            for (int k = 0; k < s.taps; k++) grad.dweight[(strip.first + i) * s.taps + s.taps - 1 - k] = dweight[k][i];
+        }
+    }
+};
+
+template <class T, bool SILU>
 void forward(const Shape &s, const void *x, const float *weight, const float *bias, const void *initial, void *y, void *final, int threads) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int64_t strip = 0; strip < (s.rows + STRIP - 1) / STRIP; strip++)
-        forward_strip(Strip<T>(s, strip, weight, bias), (const T *)x, (const T *)initial, (T *)y, (T *)final);
+    for (int64_t strip = 0; strip < s.strips(); strip++)
+        forward_strip<T, SILU>(Strip<T>(s, strip, weight, bias), (const T *)x, (const T *)initial, (T *)y, (T *)final);
 }
 
-template <class T>
+template <class T, bool SILU>
 void backward(const Shape &s, const void *x, const float *weight, const float *bias, const void *initial, const Gradients<T> &grad,
               int threads) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int64_t strip = 0; strip < (s.rows + STRIP - 1) / STRIP; strip++)
-        backward_strip(Strip<T>(s, strip, weight, bias), (const T *)x, (const T *)initial, grad);
+    for (int64_t number = 0; number < s.strips(); number++) {
+        const Strip<T> strip(s, number, weight, bias);
+        Backward<T, SILU> task(strip, grad);
+        for (int64_t sequence = 0; sequence < s.sequences; sequence++) task.sequence(sequence, (const T *)x, (const T *)initial);
+        task.write();
+    }
 }
 
 }  // namespace
@@ -167,18 +193,20 @@ void backward(const Shape &s, const void *x, const float *weight, const float *b
 // states may be null.
 EXPORT void conv_forward(int64_t is_bf16, const int64_t *sizes, const int64_t *bounds, int64_t silu, const void *x, const float *weight,
                          const float *bias, const void *initial, void *y, void *final, int64_t threads) {
-    const Shape s{sizes[0], sizes[1], sizes[2], sizes[3], bounds, silu != 0};
-    (is_bf16 ? forward<bf16> : forward<float>)(s, x, weight, bias, initial, y, final, threads);
+    const Shape s{sizes[0], sizes[1], sizes[2], sizes[3], bounds};
+    const auto serve = is_bf16 ? (silu ? forward<bf16, true> : forward<bf16, false>) : (silu ? forward<float, true> : forward<float, false>);
+    serve(s, x, weight, bias, initial, y, final, threads);
 }
 
 EXPORT void conv_backward(int64_t is_bf16, const int64_t *sizes, const int64_t *bounds, int64_t silu, const void *x, const float *weight,
                           const float *bias, const void *initial, const void *dy, const void *dfinal, void *dx, void *dinitial,
                           float *dweight, float *dbias, int64_t threads) {
-    const Shape s{sizes[0], sizes[1], sizes[2], sizes[3], bounds, silu != 0};
-    if (is_bf16)
-        backward<bf16>(s, x, weight, bias, initial,
-                       {(const bf16 *)dy, (const bf16 *)dfinal, (bf16 *)dx, (bf16 *)dinitial, dweight, dbias}, threads);
-    else
-        backward<float>(s, x, weight, bias, initial,
-                        {(const float *)dy, (const float *)dfinal, (float *)dx, (float *)dinitial, dweight, dbias}, threads);
+    const Shape s{sizes[0], sizes[1], sizes[2], sizes[3], bounds};
+    if (is_bf16) {
+        const Gradients<bf16> grad{(const bf16 *)dy, (const bf16 *)dfinal, (bf16 *)dx, (bf16 *)dinitial, dweight, dbias};
+        (silu ? backward<bf16, true> : backward<bf16, false>)(s, x, weight, bias, initial, grad, threads);
+    } else {
+        const Gradients<float> grad{(const float *)dy, (const float *)dfinal, (float *)dx, (float *)dinitial, dweight, dbias};
+        (silu ? backward<float, true> : backward<float, false>)(s, x, weight, bias, initial, grad, threads);
+    }
 }
