@@ -172,7 +172,8 @@ class HybridHeadMixer(Mixer):
         self, u: Tensor, batch: Batch, state: dict[str, Tensor] | None = None, kv: KV | None = None
     ) -> tuple[Tensor, KV | None]:
         """Also returns the keys and values that were read, for a later layer that shares them."""
-        rows = {name: projected[:, where] for projected in [self.in_proj(u)] for name, where in self.rows.items()}
+        widths = [where.stop - where.start for where in self.rows.values()]
+        rows = dict(zip(self.rows, self.in_proj(u).split(widths, dim=1), strict=True))  # slices would add a gradient each
         kv = kv if self.config.shares_kv else self._own_kv(rows["k"], rows["v"], batch, state)
         attended = self._attend(rows["q"], kv, batch)
         scanned = self._scan(rows["x"], batch, state) * F.silu(rows["gate"])

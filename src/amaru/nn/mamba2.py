@@ -174,8 +174,8 @@ class Mamba2Mixer(Mixer):
         return gated_rmsnorm(y, z, self.norm.weight, groups=self.config.groups, eps=self.norm_eps)
 
     def _split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        z, dt = projected[:, self.rows["z"]], projected[:, self.rows["dt"]]
-        return z, projected[:, self.rows["x"].start : self.rows["C"].stop], dt
+        z, x, dt = (self.rows[name].start for name in ("z", "x", "dt"))
+        return projected.split([x - z, dt - x, projected.shape[1] - dt], dim=1)  # type: ignore[return-value]  # slices would add three gradients
 
     def _time_step(self, dt: Tensor) -> Tensor:
         dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
