@@ -55,7 +55,7 @@ def by_hand(module, x, dy):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-8), (torch.float32, 1e-5), (torch.float64, 1e-12)], ids=str)
 def test_all_three_products_are_those_of_the_codes(dtype, tolerance, shape, bias):
-    tokens, cols, rows = shape
+    _, cols, rows = shape
     module = Fp8Linear(layer(rows, cols, bias=bias, dtype=torch.float64 if dtype is torch.float64 else torch.float32))
     x, dy = tensors(*shape, dtype)
     for found, wanted in zip(run(module, x, dy)[:3], by_hand(module, x, dy), strict=True):
@@ -148,7 +148,7 @@ def test_torchao_computes_the_same(dtype, tolerance, shape):
     pytest.importorskip("torchao.float8", reason="torchao is optional")
     from amaru.precision.fp8_torchao import torchao_linear
 
-    tokens, cols, rows = shape
+    _, cols, rows = shape
     linear = layer(rows, cols, bias=True)
     x, dy = tensors(*shape, dtype)
     theirs = run(torchao_linear(linear, emulate=True), x, dy)

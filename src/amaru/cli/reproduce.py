@@ -21,7 +21,7 @@ def command(
     Exit 1 when the verdict is not that the claim holds.
     """
     from amaru.cli.settings import build_recipe
-    from amaru.recipes.reproduce.claims import claim_named
+    from amaru.recipes.reproduce.claims import claim_named, verdict
     from amaru.recipes.run import Run
     from amaru.report.runs import write_report
 
@@ -31,7 +31,7 @@ def command(
         with LiveLine() as progress, Run(directory, f"reproduce-{claim}", recipe, progress) as run:
             progress.note(f"{chosen.sentence} Working in {directory}")
             chosen.make(recipe, run)
-    found = chosen.judge(directory)
+    found = verdict(chosen, directory)
     emit({**found, "report": write_report(directory)}, json=json, people=_print)
     if found["verdict"] != "holds":
         raise Finding(found["sentence"])

@@ -17,6 +17,8 @@ class Fp8Linear(nn.Module):
     in x's dtype. A weight, x or gradient that is not finite makes the whole product NaN, so that it is seen in the loss.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(self, linear: Linear) -> None:
         super().__init__()
         self.weight = linear.weight

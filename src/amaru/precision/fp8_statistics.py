@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Fp8Statistics:
         """Watch the projections that run in FP8."""
         for row in rows:
             if row.fp8:
-                decoder.get_submodule(row.name).register_forward_hook(lambda module, x, y, name=row.name: self._see(name, module, x[0], y))
+                decoder.get_submodule(row.name).register_forward_hook(partial(self._see, row.name))
 
     def after(self, step: int) -> None:
         """Write what was seen in step `step` (counted from 1), and decide whether the next is looked at."""
@@ -47,10 +48,10 @@ class Fp8Statistics:
         self._found = {}
         self._looking = (step + 1) % self.every == 0
 
-    def _see(self, name: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
+    def _see(self, name: str, module: nn.Module, arguments: tuple[Tensor], y: Tensor) -> None:
         if self._looking and y.requires_grad:
             found = self._found.setdefault(name, {})
-            found["input"], found["weight"] = look(x, "input"), look(module.get_parameter("weight"), "weight")
+            found["input"], found["weight"] = look(arguments[0], "input"), look(module.get_parameter("weight"), "weight")
             y.register_hook(lambda gradient: found.update(gradient=look(gradient, "gradient")))
 
 

@@ -1,5 +1,6 @@
 """Projections in FP8 on a GPU: torchao's float8 training, which is an optional dependency."""
 
+import importlib
 import importlib.util
 
 from torch import nn
@@ -17,10 +18,9 @@ def torchao_linear(linear: Linear, emulate: bool = False) -> nn.Module:
     """
     if importlib.util.find_spec("torchao") is None:
         raise BackendError("FP8 on a GPU needs torchao, which is not installed; install it with: pip install 'amaru[fp8]'.")
-    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
-
+    float8 = importlib.import_module("torchao.float8")
     rows, cols = linear.weight.shape
     plain = nn.Linear(cols, rows, bias=False, device="meta")
     plain.weight = linear.weight
     plain.register_parameter("bias", linear.bias)
-    return convert_to_float8_training(plain, config=Float8LinearConfig(pad_inner_dim=True, emulate=emulate))
+    return float8.convert_to_float8_training(plain, config=float8.Float8LinearConfig(pad_inner_dim=True, emulate=emulate))

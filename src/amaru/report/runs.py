@@ -8,6 +8,7 @@ from amaru.errors import ArtifactError
 from amaru.report.compression import compression_page
 from amaru.report.demo import demo_page
 from amaru.report.distillation import distillation_page
+from amaru.report.fp8 import fp8_page
 from amaru.report.page import Page
 from amaru.report.training import training_page
 
@@ -16,6 +17,7 @@ PAGES: dict[str, Callable[[Path], Page]] = {
     "distill": distillation_page,
     "compress": compression_page,
     "demo": demo_page,
+    "reproduce-fp8": fp8_page,
 }
 
 
@@ -26,7 +28,7 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
     """
     directory = Path(directory)
     if not (directory / "run.json").exists():
-        raise ArtifactError(f"{directory} is no run directory: it has no run.json. Give the --out of train, compress, distill or demo.")
+        raise ArtifactError(f"{directory} is no run directory: it has no run.json. Give what was the --out of a verb.")
     kind = read_record(directory / "run.json").get("kind")
     if kind not in PAGES:
         raise ArtifactError(f"{directory} is a {kind} run, which has no report; those of {', '.join(PAGES)} have.")

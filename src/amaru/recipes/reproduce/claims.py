@@ -1,10 +1,11 @@
 """Which claims there are. A new one is a row here, and a module beside this one."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amaru.config import Config
+from amaru.config import Config, atomic_file
 from amaru.errors import ConfigError
 from amaru.recipes.reproduce import fp8
 from amaru.recipes.run import Run
@@ -22,6 +23,14 @@ class Claim(NamedTuple):
 CLAIMS = {
     "fp8": Claim("Trained in FP8, the loss is within 0.1 % of that in BF16 (Nemotron-H, 2.3).", fp8.Fp8Pairs, fp8.make, fp8.judge),
 }
+
+
+def verdict(claim: Claim, directory: Path) -> dict[str, Any]:
+    """Judge the records of a run directory, and write what is found beside them, where the report reads it."""
+    found = claim.judge(directory)
+    with atomic_file(directory / "verdict.json") as temporary:
+        temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return found
 
 
 def claim_named(name: str) -> Claim:

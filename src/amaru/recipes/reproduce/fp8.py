@@ -18,16 +18,15 @@ from amaru.eval.perplexity import evaluate
 from amaru.models import cost
 from amaru.models.checkpoint import fingerprint
 from amaru.models.decoder import Decoder
-from amaru.precision.fp8 import Fp8Recipe, describe, prepare
-from amaru.precision.fp8_statistics import Fp8Statistics
+from amaru.precision.fp8 import Fp8Recipe, prepare
 from amaru.recipes.compare import BATCH_ROWS, for_arithmetic
 from amaru.recipes.fit import fit
+from amaru.recipes.fp8 import training_in
 from amaru.recipes.learning import Learning
 from amaru.recipes.run import Run
 from amaru.recipes.shape import Shape
 from amaru.recipes.text import PYTHON, Text, TextRecipe
 from amaru.recipes.text import prepare as prepare_text
-from amaru.train.metrics import StepMetrics
 from amaru.train.objective import CrossEntropy
 
 Arithmetic = Literal["bf16", "fp8", "control"]
@@ -114,22 +113,16 @@ def _make_cell(recipe: Fp8Pairs, run: Run, text: Text, cell: Cell) -> None:
     size = recipe.small if cell.size == "small" else recipe.large
     config = size.shape.resolve(text.tokenizer.vocab_size)
     training = size.learning.training(text.training.row_length, cell.seed)
-    statistics = Fp8Statistics(run.path(f"{cell.name}-training") / "fp8.jsonl", recipe.look_every)
+    fp8 = recipe.fp8 if cell.arithmetic == "fp8" else None
 
-    def start() -> Decoder:
+    def drawn() -> Decoder:
         decoder = Decoder(config).initialise(cell.seed)
         if cell.arithmetic == "control":
             _round_once(decoder)
-        if cell.arithmetic == "fp8":
-            rows = prepare(decoder, recipe.fp8)
-            statistics.attach(decoder, rows)
-            run.progress.note(f"  {describe(rows)}")
         return decoder
 
-    def watch(metrics: StepMetrics) -> None:
-        statistics.after(metrics.step)
-
-    made_from = {"shape": repr(config), "seed": str(cell.seed), "arithmetic": _arithmetic(recipe, cell)}
+    start, watch = training_in(fp8, drawn, run, cell.name, recipe.look_every)
+    made_from = {"shape": repr(config), "seed": str(cell.seed), "arithmetic": repr(fp8) if fp8 else cell.arithmetic}
     checkpoint = fit(run, cell.name, text, training, start, CrossEntropy, made_from, watch=watch)
 
     def measured() -> dict[str, Any]:
@@ -139,14 +132,10 @@ def _make_cell(recipe: Fp8Pairs, run: Run, text: Text, cell: Cell) -> None:
             "parameters": cost.parameters(config),
             "tokens": training.steps * training.batch_rows * text.training.row_length,
             "validation": _validation(steps),
-            "loss": {name: _loss(checkpoint, text, fp8) for name, fp8 in (("bf16", None), ("fp8", recipe.fp8))},
+            "loss": {"bf16": _loss(checkpoint, text, None), "fp8": _loss(checkpoint, text, recipe.fp8)},
         }
 
     run.result(f"cell-{cell.name}", made_from | {"checkpoint": fingerprint(checkpoint)}, measured, title=f"losses of {cell.name}")
-
-
-def _arithmetic(recipe: Fp8Pairs, cell: Cell) -> str:
-    return repr(recipe.fp8) if cell.arithmetic == "fp8" else cell.arithmetic
 
 
 @torch.no_grad()
