@@ -1,5 +1,6 @@
 """How fast this machine trains, measured before a run whose length must fit people's patience."""
 
+import functools
 import statistics
 import time
 
@@ -13,6 +14,21 @@ from amaru.recipes.learning import Learning
 from amaru.train.optim import adamw
 
 STEPS = 5
+PRODUCT = 2048  # rows and columns of the matrices; large enough for the full rate, and a few tenths of a second
+
+
+@functools.cache
+def matmul_rate(dtype: str, device: torch.device) -> float:
+    """`matmul_rate("bf16", torch.device("cpu"))`: FLOP/s of a large square product, measured once: what MFU is a share of."""
+    a, b = (torch.randn(PRODUCT, PRODUCT, device=device).to(torch.bfloat16 if dtype == "bf16" else torch.float32) for _ in range(2))
+
+    def product() -> float:
+        start = time.perf_counter()
+        (a @ b)[0, 0].item()
+        return time.perf_counter() - start
+
+    product()
+    return 2 * PRODUCT**3 / min(product() for _ in range(3))
 
 
 def training_pace(config: DecoderConfig, learning: Learning, row_length: int) -> float:
