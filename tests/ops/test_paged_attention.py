@@ -1,5 +1,7 @@
 """Attention over pages against attention over the same keys in a row."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from tests.ops.oracle import BF16, FP32, assert_close
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from amaru.errors import ConfigError
 from amaru.ops.attention import attention, reference
+from amaru.ops.exactness import exact
 from amaru.ops.paged_attention import native, paged_attention
 
 PAGE, KV_HEADS, HEADS, QK, V = 4, 2, 6, 5, 7
@@ -118,3 +121,26 @@ def test_a_page_that_is_none_is_named_by_native() -> None:
         native.paged_attention(*given, **asked, scale=0.3)
     with pytest.raises(ConfigError, match="of which their queries are part"):
         paged_attention(*given, cu_seqlens=asked["cu_seqlens"], lengths=torch.tensor([9, 0]), scale=0.3)
+
+
+@pytest.mark.parametrize(("window", "sinks"), [(None, 0), (8, 3), (20, 4), (50, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_in_exact_mode_a_query_has_the_same_bits_however_many_come_with_it(dtype, window, sinks):
+    torch.manual_seed(0)
+    length, page = 300, 16
+    q, table = torch.randn(length, 6, 10).to(dtype), torch.randperm(20)[None]
+    keys, values = torch.randn(20, page, 2, 10).to(dtype), torch.randn(20, page, 2, 12).to(dtype)
+
+    def attended(*cuts: int) -> Tensor:
+        asked = {"scale": 0.3, "window": window, "sinks": sinks}
+        parts = []
+        for start, stop in pairwise(cuts):
+            where = {"cu_seqlens": torch.tensor([0, stop - start]), "lengths": torch.tensor([stop])}
+            parts.append(paged_attention(q[start:stop], keys, values, table, **where, **asked))
+        return torch.cat(parts)
+
+    with exact():
+        whole = attended(0, length)
+        for cuts in (range(length + 1), (0, 5, 40, 100, length), (0, 257, 258, length)):
+            assert torch.equal(attended(*cuts), whole)

@@ -8,6 +8,7 @@ from tests.ops.oracle import BF16, FP32, assert_close, bounds, with_gradients
 from torch import Tensor
 
 from amaru.errors import BackendError, ConfigError
+from amaru.ops.exactness import exact
 from amaru.ops.selective_scan import chunked, native, reference, selective_scan
 
 # inner, state, lengths of the sequences
@@ -217,3 +218,26 @@ def test_arguments_that_do_not_fit_are_named(change, said):
     named = dict(zip(("x", "dt", "A", "B", "C", "D"), tensors, strict=False)) | {"cu_seqlens": cu_seqlens}
     with pytest.raises(ConfigError, match=said):
         selective_scan(**(named | change))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_in_exact_mode_a_token_has_the_same_bits_however_a_sequence_is_cut(dtype):
+    torch.manual_seed(0)
+    inner, state, length = 33, 7, 75
+    x, B, C = (torch.randn(length, width).to(dtype) for width in (inner, state, state))
+    dt, A, D = torch.rand(length, inner), -4 * torch.rand(inner, state), torch.randn(inner)
+
+    def scanned(*cuts: int) -> tuple[Tensor, Tensor]:
+        h, parts = torch.zeros(1, inner, state), []
+        for start, stop in pairwise(cuts):
+            part = slice(start, stop)
+            bounds = torch.tensor([0, stop - start])
+            y, h = selective_scan(x[part], dt[part], A, B[part], C[part], D, cu_seqlens=bounds, initial_states=h, return_states=True)
+            parts.append(y)
+        return torch.cat(parts), h
+
+    with exact():
+        whole = scanned(0, length)
+        for cuts in (range(length + 1), (0, 1, 6, 7, 40, length), (0, 33, 35, length)):
+            assert all(map(torch.equal, scanned(*cuts), whole))

@@ -15,7 +15,6 @@ from amaru.data.tokenizer import Tokenizer
 from amaru.errors import ConfigError
 from amaru.models import Decoder
 from amaru.nn import Batch
-from amaru.ops import exact
 from amaru.serve.config import EngineConfig
 from amaru.serve.engine import Engine
 from amaru.serve.lookup import Runs
@@ -257,14 +256,3 @@ def test_random_prompts_need_not_be_guessable(decoder: Decoder) -> None:
         ours, theirs = (run(each, *((prompt, settings) for prompt in prompts)) for each in (engine, Engine(decoder, config=CONFIG)))
         assert [each.tokens for each in ours] == [each.tokens for each in theirs]
         assert everything_is_given_back(engine)
-
-
-@pytest.mark.parametrize("source", ["lookup", "draft"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_in_exact_arithmetic_not_a_bit_differs(hybrid: Decoder, source: Source, dtype: torch.dtype) -> None:
-    decoder, settings = copy.deepcopy(hybrid).to(dtype), Settings(max_tokens=70, logprobs=0, sampling=GREEDY)
-    config = replace(CONFIG, chunk_tokens=2048, prefix_bytes=0, max_running=1)  # so that every prompt is read in one piece, and alone
-    with exact():
-        engines = guessing(decoder, source, config), Engine(decoder, config=config)
-        ours, theirs = (run(engine, *((prompt, settings) for prompt in twenty(hybrid))) for engine in engines)
-    assert [(each.tokens, logprobs(each)) for each in ours] == [(each.tokens, logprobs(each)) for each in theirs]

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from amaru.nn.mamba2 import CausalConv, carried, keep
 from amaru.nn.norm import RMSNorm
 from amaru.nn.rope import Rope
 from amaru.ops.causal_conv1d import causal_conv1d
+from amaru.ops.pointwise import silu, softplus
 from amaru.ops.selective_scan import selective_scan
 
 INNER = "kv_group query v_channel"
@@ -176,7 +176,7 @@ class HybridHeadMixer(Mixer):
         rows = dict(zip(self.rows, self.in_proj(u).split(widths, dim=1), strict=True))  # slices would add a gradient each
         kv = kv if self.config.shares_kv else self._own_kv(rows["k"], rows["v"], batch, state)
         attended = self._attend(rows["q"], kv, batch)
-        scanned = self._scan(rows["x"], batch, state) * F.silu(rows["gate"])
+        scanned = self._scan(rows["x"], batch, state) * silu(rows["gate"])
         return self.out_proj((self.attention_norm(attended) + self.ssm_norm(scanned)) / 2), kv
 
     def _own_kv(self, k: Tensor, v: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> KV:
@@ -197,7 +197,7 @@ class HybridHeadMixer(Mixer):
         x, conv = causal_conv1d(x, weight, bias, initial_states=carried("conv", batch, state), **asked)
         keep("conv", conv, batch, state)
         dt, B, C = self.x_proj(x).split([self.config.rank, self.config.state, self.config.state], dim=-1)
-        step = F.softplus(self.dt_proj(self.dt_norm(dt)).to(self.dt_bias.dtype) + self.dt_bias)
+        step = softplus(self.dt_proj(self.dt_norm(dt)).to(self.dt_bias.dtype) + self.dt_bias)
         A = -torch.exp(self.A_log)
         y, ssm = selective_scan(x, step, A, self.B_norm(B), self.C_norm(C), self.D, initial_states=carried("ssm", batch, state), **asked)
         keep("ssm", ssm, batch, state)

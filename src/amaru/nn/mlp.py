@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -12,13 +11,14 @@ from amaru.axes import Axes, Axis, TensorSpec
 from amaru.nn.batch import Batch
 from amaru.nn.layer import LayerConfig, Mixer, Probe, tensor
 from amaru.nn.linear import Linear
+from amaru.ops.pointwise import silu
 from amaru.ops.squared_relu import squared_relu
 
 Activation = Literal["relu2", "silu"]
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
-    return squared_relu(x) if activation == "relu2" else F.silu(x)
+    return squared_relu(x) if activation == "relu2" else silu(x)
 
 
 class MLP(LayerConfig):

@@ -14,6 +14,7 @@ from amaru.nn.layer import LayerConfig, Mixer, fp32, tensor
 from amaru.nn.linear import Linear
 from amaru.nn.mlp import MLP, activate
 from amaru.ops.linear import linear
+from amaru.ops.pointwise import sigmoid
 
 
 class MoE(LayerConfig):
@@ -116,7 +117,7 @@ class Router(Linear):
         The correction decides which experts are chosen and has no part in their weights, so no gradient reaches it: whoever
         balances the experts sets it.
         """
-        scores = super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).sigmoid()
+        scores = sigmoid(super().forward(x.to(torch.promote_types(x.dtype, torch.float32))))
         chosen = self._chosen(scores.detach() + self.e_score_correction_bias.detach())
         weights = scores.gather(-1, chosen)
         if self.config.normalised:

@@ -35,14 +35,15 @@ def generate(
     *,
     tokenizer: Tokenizer | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
+    exact: bool = False,
 ) -> list[Generation]:
     """Continue prompts, all of them together.
 
     >>> generate(decoder, [tokenizer.encode("def main("), [5, 7]], Settings(max_tokens=20))[0].tokens
 
     One `settings` for all, or one for each. `on_event(index, event)` is called as soon as something of prompt `index` is new.
-    Each result is what the prompt gives alone: it has its own generator, and sequences share no state. Text, and stop strings,
-    need a `tokenizer`. Raises `ConfigError` for an empty prompt or a token that the vocabulary does not have.
+    Each result is what the prompt gives alone: it has its own generator, and sequences share no state; to the bit, if `exact`. Text,
+    and stop strings, need a `tokenizer`. Raises `ConfigError` for an empty prompt or a token that the vocabulary does not have.
     """
     each = settings if isinstance(settings, list) else [settings] * len(prompts)
     if len(prompts) != len(each):
@@ -50,7 +51,7 @@ def generate(
     if not prompts:
         return []
     longest = max(len(prompt) + wish.max_tokens for prompt, wish in zip(prompts, each, strict=True))
-    config = EngineConfig(max_waiting=len(prompts), max_tokens=longest, chunk_tokens=chunk_tokens, prefix_bytes=0)
+    config = EngineConfig(max_waiting=len(prompts), max_tokens=longest, chunk_tokens=chunk_tokens, prefix_bytes=0, exact=exact)
     engine = Engine(decoder, tokenizer, config, room_of(decoder, len(prompts), longest, chunk_tokens))
     results = [Generation(list(prompt)) for prompt in prompts]
     raised: list[Exception] = []
