@@ -12,6 +12,7 @@ from amaru.config import fingerprint_bytes
 from amaru.data.loader import Batches
 from amaru.errors import ConfigError
 from amaru.models.decoder import Decoder
+from amaru.ops.heap import keep_freed_memory
 from amaru.train.balance import Balance
 from amaru.train.checkpoint import Checkpoints, Store
 from amaru.train.interrupt import Interrupt
@@ -58,6 +59,7 @@ def train(
     `StorageError` on a full disk (what was saved before stays whole), `ConfigError` for settings that contradict.
     """
     _require_agreement(loader, recipe, validate is not None)
+    keep_freed_memory()
     out = Path(out)
     model.compute_dtype = COMPUTE_DTYPES[recipe.dtype]
     optimizer = adamw(model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps)
