@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.ops.oracle import FP32, assert_close, with_gradients
+from tests.ops.oracle import BF16, FP32, assert_close, with_gradients
 from torch.nn.functional import cross_entropy, kl_div
 
 from amaru.errors import ConfigError
-from amaru.ops.head_loss import chunked, head_loss, reference
+from amaru.ops.head_loss import TokenCrossEntropy, chunked, head_loss, reference
 
 TOKENS, HIDDEN, VOCAB = 63, 12, 101
 
@@ -86,3 +86,35 @@ def test_another_tensor_that_wants_a_gradient_is_an_error():
     temperature = torch.ones((), requires_grad=True)
     with pytest.raises(ConfigError, match=r"another tensor of shape \[\] that requires a gradient"):
         head_loss(hidden.requires_grad_(), weight, lambda logits, rows: by_targets(logits / temperature.exp(), rows))
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 10, 1000])
+def test_native_gradients_in_the_place_of_logits_equal_full_logits(chunk_tokens):
+    targets = torch.randint(VOCAB, (TOKENS,), generator=torch.Generator().manual_seed(1))
+    targets[::5] = -7
+    loss = TokenCrossEntropy(targets, ignored=-7)
+    expected = with_gradients(lambda h, w: reference.head_loss(h, w, loss), [tensor.double() for tensor in arguments()])
+    found = with_gradients(lambda h, w: head_loss(h, w, loss, chunk_tokens=chunk_tokens), arguments())
+    assert_close(found, expected, FP32)
+    hidden, weight = arguments()
+    rounded = [hidden.bfloat16(), weight]
+    by_torch = with_gradients(lambda h, w: head_loss(h, w, lambda *t: loss(*t), chunk_tokens=chunk_tokens), rounded)
+    found = with_gradients(lambda h, w: head_loss(h, w, loss, chunk_tokens=chunk_tokens), rounded)
+    assert_close(found, by_torch, [FP32, BF16, BF16])
+
+
+def test_native_loss_of_large_and_of_infinite_logits():
+    logits = torch.tensor([[1e4, 0.0, -1e4], [torch.inf, 0.0, 0.0], [0.0, torch.nan, 0.0], [-torch.inf, 0.0, 0.0]])
+    loss = TokenCrossEntropy(torch.tensor([1, 0, 0, 1]))
+    rows = [slice(row, row + 1) for row in range(4)]
+    expected = [loss(logits[row], row) for row in rows]
+    changed = logits.clone()
+    found = [loss.replace(changed[row], row) for row in rows]
+    assert torch.allclose(torch.stack(found), torch.stack(expected), equal_nan=True)
+    assert torch.allclose(changed[0], torch.tensor([1.0, -1.0, 0.0])) and changed[1:3].isnan().all(-1).all()
+
+
+def test_targets_outside_the_vocabulary_are_named():
+    hidden, weight = arguments()
+    with pytest.raises(ConfigError, match="Targets lie in 0 to 100; got 0 to 101"):
+        head_loss(hidden.requires_grad_(), weight, TokenCrossEntropy(torch.tensor([0, *[VOCAB] * (TOKENS - 1)])))

@@ -5,13 +5,13 @@ import statistics
 import time
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from amaru.models.decoder import Decoder, DecoderConfig
 from amaru.nn.batch import Batch
-from amaru.ops.head_loss import head_loss
+from amaru.ops.head_loss import TokenCrossEntropy, head_loss
 from amaru.recipes.learning import Learning
 from amaru.train.optim import adamw
+from amaru.train.step import passes
 
 STEPS = 5
 PRODUCT = 2048  # rows and columns of the matrices; large enough for the full rate, and a few tenths of a second
@@ -39,14 +39,15 @@ def training_pace(config: DecoderConfig, learning: Learning, row_length: int) ->
     decoder = Decoder(config).initialise(0)
     decoder.compute_dtype = torch.bfloat16 if learning.dtype == "bf16" else None
     generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(config.vocab, (row_length,), generator=generator) for _ in range(learning.batch_rows)]
+    at_once = learning.rows(row_length) // passes(learning.rows(row_length), row_length, learning.micro_tokens)
+    rows = [torch.randint(config.vocab, (row_length,), generator=generator) for _ in range(at_once)]
     batch, targets = Batch.of(rows), torch.cat(rows).roll(-1)
     optimizer = adamw(decoder, lr=learning.lr, betas=(0.9, 0.95), weight_decay=learning.weight_decay)
 
     def step() -> float:
         start = time.perf_counter()
         hidden = decoder.hidden_states(batch)
-        loss = head_loss(hidden, decoder.head.weight, lambda logits, part: cross_entropy(logits, targets[part], reduction="sum"))
+        loss = head_loss(hidden, decoder.head.weight, TokenCrossEntropy(targets))
         (loss / len(targets)).backward()
         optimizer.step()
         optimizer.zero_grad()

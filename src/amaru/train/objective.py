@@ -3,15 +3,12 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-
 from amaru.data.loader import TrainingBatch
 from amaru.data.packing import IGNORED
 from amaru.models.decoder import Decoder
 from amaru.models.loss import Loss
 from amaru.nn.batch import Batch
-from amaru.ops.head_loss import head_loss
+from amaru.ops.head_loss import TokenCrossEntropy, head_loss
 
 
 class Objective(Protocol):
@@ -30,9 +27,6 @@ class CrossEntropy:
     chunk_tokens: int = 1024
 
     def __call__(self, model: Decoder, batch: TrainingBatch, /) -> Loss:
-        def token_loss(logits: Tensor, rows: slice) -> Tensor:
-            return cross_entropy(logits, batch.targets[rows], ignore_index=IGNORED, reduction="sum")
-
         hidden = model.hidden_states(Batch(batch.ids, batch.positions, batch.cu_seqlens))
-        total = head_loss(hidden, model.head.weight, token_loss, chunk_tokens=self.chunk_tokens)
+        total = head_loss(hidden, model.head.weight, TokenCrossEntropy(batch.targets, IGNORED), chunk_tokens=self.chunk_tokens)
         return Loss(total=total / batch.target_tokens, tokens=batch.target_tokens)

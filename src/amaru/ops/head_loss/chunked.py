@@ -1,4 +1,4 @@
-"""Logits, loss and gradients chunk by chunk in one pass, in torch.
+"""Logits, loss and gradients chunk by chunk in one pass.
 
 The loss is a sum over tokens, so a chunk's gradient is final as soon as its logits exist: the backward pass only
 scales what the forward pass left behind.
@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from amaru.errors import ConfigError
 from amaru.ops.arguments import at_least_fp32
+from amaru.ops.head_loss.cross_entropy import TokenCrossEntropy
 
 TokenLoss = Callable[[Tensor, slice], Tensor]
 
@@ -33,10 +34,8 @@ class _HeadLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for rows in _chunks(len(hidden), chunk_tokens):
-            logits = _logits(hidden[rows], cast)
-            loss, grad = _loss_and_gradient(token_loss, logits, rows)
+            loss, grad = _loss_and_gradient(token_loss, hidden[rows] @ cast.mT, rows)
             total += loss
-            grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, cast, out=grad_hidden[rows])
             if grad_weight is not None:
@@ -60,15 +59,17 @@ def _chunks(tokens: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, tokens))
 
 
-def _loss_and_gradient(token_loss: TokenLoss, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-    """The loss of one chunk and its gradient by the logits."""
+def _loss_and_gradient(token_loss: TokenLoss, product: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    """The loss of one chunk and its gradient by the logits, in their dtype."""
+    if isinstance(token_loss, TokenCrossEntropy) and token_loss.serves(product):
+        return token_loss.replace(product, rows), product
     with torch.enable_grad():
-        logits.requires_grad_()
+        logits = product.to(at_least_fp32(product.dtype)).requires_grad_()
         loss = token_loss(logits, rows)
         if rows.start == 0:
             _require_only(logits, loss)
         (grad,) = torch.autograd.grad(loss, logits)
-    return loss.detach(), grad
+    return loss.detach(), grad.to(product.dtype)
 
 
 def _require_only(logits: Tensor, loss: Tensor) -> None:
