@@ -89,11 +89,15 @@ def micro_batches(loader: Batches, step: int, most_tokens: int | None, placement
     """This process's share of a step's batch, in as few equal parts as have at most so many tokens each, or in single rows."""
     phase = loader.phase(step)
     rows = phase.batch_rows // placement.shares
-    fits = most_tokens or rows * phase.row_length
-    divisors = (parts for parts in range(1, rows + 1) if rows % parts == 0)
-    parts = next((n for n in divisors if rows // n * phase.row_length <= fits), rows)
+    parts = passes(rows, phase.row_length, most_tokens)
     first = placement.share * parts
     return [loader.batch(step, first + part, parts * placement.shares) for part in range(parts)]
+
+
+def passes(rows: int, row_length: int, most_tokens: int | None) -> int:
+    """`passes(6, 512, 1200) == 3`: the fewest equal parts of so many rows that have at most so many tokens each, or single rows."""
+    divisors = (parts for parts in range(1, rows + 1) if rows % parts == 0)
+    return next((parts for parts in divisors if rows // parts * row_length <= (most_tokens or rows * row_length)), rows)
 
 
 def accumulate(model: Decoder, objective: Objective, batches: Sequence[TrainingBatch], placement: Placement = ALONE) -> Loss:
