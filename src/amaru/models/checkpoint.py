@@ -15,13 +15,16 @@ from amaru.axes import TensorSpec
 from amaru.config.atomic import atomic_directory, recover_directory
 from amaru.errors import CheckpointError
 from amaru.models.decoder import Decoder, DecoderConfig
-from amaru.models.families import Stored, family_for, family_of, read_json
+from amaru.models.families import FIELD, family_for, family_of, read_json
+from amaru.models.quantised import Encodings, Part, encodings_of, parts, place_codes, quantised, say
 from amaru.models.shards import ShardReader, write_shards
 from amaru.models.tensor_file import NAMES, TORCH_DTYPES, Entry, listed
+from amaru.ops.quantised_linear import dequantise
 
 READABLE = ("F64", "F32", "F16", "BF16")  # in the words of safetensors
 
 Read = Callable[[str], Tensor]
+Codes = tuple[Tensor, Tensor]
 Dtype = torch.dtype | Callable[[str], torch.dtype]
 """One dtype for all tensors, A_log, D and dt_bias in at least fp32; or what each is stored as, by name."""
 
@@ -29,7 +32,7 @@ Dtype = torch.dtype | Callable[[str], torch.dtype]
 class Checkpoint:
     """A checkpoint on disk under our own names: `Checkpoint(path).read("layers.0.mixer.A_log")`, in its stored dtype.
 
-    Opening checks that the tensors are exactly those of the config, by name, shape and kind, before any is read.
+    `encodings` tells which weights are stored as codes: `read` gives the numbers that they mean, in float32, `codes` the codes. Opening checks that the tensors are exactly those of the config, by name, shape and kind, before any is read.
     Raises `CheckpointError` naming what is missing, left over, of the wrong shape, or cut short.
     """
 
@@ -40,6 +43,7 @@ class Checkpoint:
         self.values = read_json(self.path / "config.json")
         self._family = family_of(self.values)
         self.config: DecoderConfig = self._family.read_config(self.values)
+        self.encodings = encodings_of(self.values, self.config)
         self._shards = ShardReader(self.path)
         found = self._found()
         self._files = self._held(found)
@@ -55,26 +59,44 @@ class Checkpoint:
 
     def dtype(self, name: str) -> torch.dtype:
         held = self._files[name]
-        return TORCH_DTYPES[self._shards.entries[held if isinstance(held, str) else held[0]].dtype]
+        stored = TORCH_DTYPES[self._shards.entries[held if isinstance(held, str) else held[0]].dtype]
+        return torch.float32 if name in self.encodings else stored
 
     def read(self, name: str) -> Tensor:
         """One tensor in its stored dtype, put together where the file holds it in parts."""
         self._check_tied_head(name)
-        held = self._files[name]
-        if isinstance(held, str):
-            return self._shards.read(held)
-        tensor = torch.empty(self._shapes[name], dtype=self.dtype(name))
-        for index, part in enumerate(held):
-            tensor[index] = self._shards.read(part)
-        return tensor
+        return self._decoded(name, *self.codes(name)) if name in self.encodings else self._whole(self._files[name])
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Some of a tensor's first dimension, nothing else being read."""
         self._check_tied_head(name)
-        held = self._files[name]
+        if name in self.encodings:
+            return self._decoded(name, *(self._rows(held, start, stop) for held in (self._files[name], self._scales[name])))
+        return self._rows(self._files[name], start, stop)
+
+    def codes(self, name: str) -> Codes:
+        """Codes and scales of a weight that is stored as such: as `ops.quantised_linear` takes them, of each expert where there are some."""
+        return self._whole(self._files[name]), self._whole(self._scales[name])
+
+    def _whole(self, held: str | list[str]) -> Tensor:
+        if isinstance(held, str):
+            return self._shards.read(held)
+        entry = self._shards.entries[held[0]]
+        tensor = torch.empty(len(held), *entry.shape, dtype=TORCH_DTYPES[entry.dtype])
+        for index, part in enumerate(held):
+            tensor[index] = self._shards.read(part)
+        return tensor
+
+    def _rows(self, held: str | list[str], start: int, stop: int) -> Tensor:
         if isinstance(held, str):
             return self._shards.rows(held, start, stop)
         return torch.stack([self._shards.read(part) for part in held[start:stop]])
+
+    def _decoded(self, name: str, codes: Tensor, scales: Tensor) -> Tensor:
+        cols = self._shapes[name][-1]
+        if codes.dim() == 2:
+            return dequantise(codes, scales, cols, torch.float32)
+        return torch.stack([dequantise(*each, cols, torch.float32) for each in zip(codes, scales, strict=True)])
 
     def _found(self) -> dict[str, str]:
         """The name of each tensor in the shards by its canonical one."""
@@ -87,29 +109,34 @@ class Checkpoint:
 
     def _held(self, found: dict[str, str]) -> dict[str, str | list[str]]:
         """By our name what holds it in the shards, one tensor or one for each index; taken out of `found` and checked."""
-        specs = self.config.tensors()
-        self._shapes = {name: spec.layout.shape(axes) for name, (spec, axes) in specs.items()}
-        held: dict[str, str | list[str]] = {}
+        self._shapes = _shapes(self.config)
+        held: tuple[dict[str, str | list[str]], dict[str, str | list[str]]] = ({}, {})
         missing: list[str] = []
-        for stored in self._family.stored(self.config):
-            if (name := found.pop(stored.name, None)) is None:
-                missing.append(stored.name)
+        for part in parts(self._family.stored(self.config), self._shapes, self.encodings):
+            if (name := found.pop(part.name, None)) is None:
+                missing.append(part.name)
                 continue
-            self._check(name, _shape(self._shapes[stored.ours], stored))
-            if stored.index is None:
-                held[stored.ours] = name
+            self._check(name, part)
+            files = held[part.number]
+            if part.index is None:
+                files[part.ours] = name
             else:
-                held[stored.ours] = [*held.get(stored.ours, []), name]
-                self._check_dtype(name, held[stored.ours][0])
+                files[part.ours] = [*files.get(part.ours, []), name]
+                self._check_dtype(name, files[part.ours][0])
         if missing:
-            raise CheckpointError(f"{self.path} lacks {len(missing)} of {len(specs)} tensors: {listed(missing)}.")
-        return {name: held[name] for name in specs}
+            raise CheckpointError(f"{self.path} lacks {len(missing)} of {len(self._shapes)} tensors: {listed(missing)}.")
+        self._scales = held[1]
+        return {name: held[0][name] for name in self._shapes}
 
-    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+    def _check(self, name: str, part: Part) -> None:
         entry = self._shards.entries[name]
-        if entry.shape != shape:
-            raise CheckpointError(f"{self.path}: tensor {name} has shape {list(entry.shape)}, but config.json asks for {list(shape)}.")
-        if entry.dtype not in READABLE:
+        if entry.shape != part.shape:
+            raise CheckpointError(
+                f"{self.path}: tensor {name} has shape {list(entry.shape)}, but config.json asks for {list(part.shape)}."
+            )
+        if part.dtype and entry.dtype != part.dtype:
+            raise CheckpointError(f"{self.path}: tensor {name} is stored as {entry.dtype}, but config.json asks for {part.dtype}.")
+        if not part.dtype and entry.dtype not in READABLE:
             raise CheckpointError(f"{self.path}: tensor {name} is stored as {entry.dtype}; amaru reads {', '.join(READABLE)}.")
 
     def _check_dtype(self, name: str, other: str) -> None:
@@ -122,7 +149,7 @@ class Checkpoint:
         if name != "embedding.weight" or not self._tied_head:
             return
         head, embedding = self._tied_head, str(self._files[name])
-        self._check(head, self._shapes[name])
+        self._check(head, Part(head, name, None, 0, self._shapes[name], None))
         for start in range(0, self.config.vocab, 1024):
             stop = min(start + 1024, self.config.vocab)
             if not torch.equal(self._shards.rows(head, start, stop), self._shards.rows(embedding, start, stop)):
@@ -138,16 +165,22 @@ def load(path: str | Path, dtype: torch.dtype | None = None) -> Decoder:
     `dtype` None keeps the stored one; A_log, D and dt_bias stay in at least fp32 whatever it is.
     """
     checkpoint = Checkpoint(path)
-    return assemble(checkpoint.config, checkpoint.read, dtype)
+    return assemble(checkpoint.config, checkpoint.read, dtype, dict.fromkeys(checkpoint.encodings, checkpoint.codes))
 
 
-def assemble(config: DecoderConfig, read: Read, dtype: torch.dtype | None = None) -> Decoder:
-    """A decoder whose tensors come one by one from `read(name)`; nothing is held twice."""
+def assemble(
+    config: DecoderConfig, read: Read, dtype: torch.dtype | None = None, codes: Mapping[str, Callable[[str], Codes]] = {}  # noqa: B006
+) -> Decoder:
+    """A decoder whose tensors come one by one from `read(name)`, or as codes from `codes[name](name)`; nothing is held twice."""
     with torch.device("meta"):
         decoder = Decoder(config)
     for name, (spec, axes) in config.tensors().items():
+        shape = spec.layout.shape(axes)
+        if name in codes:
+            place_codes(decoder, name, *codes[name](name), shape[-1])
+            continue
         tensor = in_dtype(read(name), spec, dtype)
-        assert tensor.shape == spec.layout.shape(axes), f"{name}: {tensor.shape}"
+        assert tensor.shape == shape, f"{name}: {tensor.shape}"
         place(decoder, name, tensor)
     if config.tied:
         decoder.tie()
@@ -171,37 +204,56 @@ def place(decoder: Decoder, name: str, tensor: Tensor) -> None:
 
 
 def save(decoder: Decoder, path: str | Path, tokenizer: object | None = None, dtype: torch.dtype | None = None) -> None:
-    """`save(student, "student", tokenizer)`: a Hugging Face directory that stock transformers loads; appears whole or not at all."""
-    weights = {name: parameter.detach() for name, parameter in decoder.named_parameters()}
-    write(path, decoder.config, weights.__getitem__, dtype or (lambda name: weights[name].dtype), tokenizer)
+    """`save(student, "student", tokenizer)`: a Hugging Face directory that stock transformers loads; appears whole or not at all.
+
+    Weights that are codes are written as such, which only amaru reads.
+    """
+    weights, codes = {name: parameter.detach() for name, parameter in decoder.named_parameters()}, quantised(decoder)
+    write(
+        path,
+        decoder.config,
+        lambda name: (codes[name].codes, codes[name].scales) if name in codes else weights[name],
+        dtype or (lambda name: weights[name].dtype),
+        tokenizer,
+        encodings={name: module.encoding for name, module in codes.items()},
+    )
 
 
 def write(
     path: str | Path,
     config: DecoderConfig,
-    read: Read,
+    read: Callable[[str], Tensor | Codes],
     dtype: Dtype,
     tokenizer: object | None = None,
     values: Mapping[str, Any] | None = None,
+    encodings: Encodings = {},  # noqa: B006
+    source: str | None = None,
 ) -> None:
     """`write(out, config, read, torch.bfloat16)`: the streaming form of `save`; one tensor of `read(name)` is held at a time.
 
-    `values` are further fields of `config.json`, such as `eos_token_id`. Replaces a checkpoint, never another directory: that is
-    a `CheckpointError`.
+    `values` are further fields of `config.json`, such as `eos_token_id`. Of weights with an encoding `read` gives codes and scales;
+    `source` is the fingerprint of what they were made from. Replaces a checkpoint, never another directory: that is a `CheckpointError`.
     """
     path = Path(path)
-    if path.exists() and not (path / "config.json").exists() and (path.is_file() or any(path.iterdir())):
-        raise CheckpointError(f"{path} exists and is no checkpoint, so it is not replaced; choose another place.")
+    check_place(path)
     family = family_for(config)
-    plan = list(_planned(family, config, dtype))
-    activations = next(TORCH_DTYPES[entry.dtype] for stored, entry in plan if stored.ours == "embedding.weight")
+    plan = list(_planned(family, config, dtype, encodings))
+    activations = next(TORCH_DTYPES[entry.dtype] for part, entry in plan if part.ours == "embedding.weight")
     said = family.write_config(config) | {"dtype": str(activations).removeprefix("torch."), **(values or {})}
+    if encodings:
+        said[FIELD] = say(encodings, source)
     with atomic_directory(path) as directory:
         if tokenizer is not None:
             said |= {f"{name}_token_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "eos", "pad")}
             tokenizer.save(directory)  # type: ignore[attr-defined]
         (directory / "config.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
         write_shards(directory, [entry for _, entry in plan], _tensors(plan, read))
+
+
+def check_place(path: Path) -> None:
+    """Raise `CheckpointError` for a place where something is that is no checkpoint."""
+    if path.exists() and not (path / "config.json").exists() and (path.is_file() or any(path.iterdir())):
+        raise CheckpointError(f"{path} exists and is no checkpoint, so it is not replaced; choose another place.")
 
 
 def fingerprint(path: str | Path) -> str:
@@ -214,31 +266,34 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _planned(family: ModuleType, config: DecoderConfig, dtype: Dtype) -> Iterator[tuple[Stored, Entry]]:
+def _planned(family: ModuleType, config: DecoderConfig, dtype: Dtype, encodings: Encodings) -> Iterator[tuple[Part, Entry]]:
     """What a checkpoint will hold, in writing order.
 
     A tied head is written out too where stock readers do not tie: transformers 5.23 would draw Nemotron-H's at random.
     """
+    stored = family.stored(config if family.TIES_HEAD else replace(config, tied=False))
+    if config.tied:
+        stored = [each._replace(ours="embedding.weight") if each.ours == "head.weight" else each for each in stored]
     specs = config.tensors()
-    for stored in family.stored(config if family.TIES_HEAD else replace(config, tied=False)):
-        ours = "embedding.weight" if config.tied and stored.ours == "head.weight" else stored.ours
-        spec, axes = specs[ours]
-        found = kept(spec, dtype) if isinstance(dtype, torch.dtype) else dtype(ours)
-        yield stored._replace(ours=ours), Entry(stored.name, NAMES[found], _shape(spec.layout.shape(axes), stored))
+    for part in parts(stored, _shapes(config), encodings):
+        found = part.dtype or NAMES[kept(specs[part.ours][0], dtype) if isinstance(dtype, torch.dtype) else dtype(part.ours)]
+        yield part, Entry(part.name, found, part.shape)
 
 
-def _tensors(plan: list[tuple[Stored, Entry]], read: Read) -> Iterator[Tensor]:
+def _tensors(plan: list[tuple[Part, Entry]], read: Callable[[str], Tensor | Codes]) -> Iterator[Tensor]:
     """The tensors of a plan as they are written; one that is written in parts is read once, and freed before the next is."""
-    name, tensor = "", torch.empty(0)
-    for stored, entry in plan:
-        if stored.ours != name or stored.index is None:
-            name, tensor = stored.ours, torch.empty(0)
-            tensor = read(name)
-        yield (tensor if stored.index is None else tensor[stored.index]).to(TORCH_DTYPES[entry.dtype])
+    name, held = "", ()
+    for part, entry in plan:
+        if part.ours != name or (part.index is None and part.number == 0):
+            name, held = part.ours, ()
+            made = read(name)
+            held = (made,) if isinstance(made, Tensor) else made
+            del made
+        yield (held[part.number] if part.index is None else held[part.number][part.index]).to(TORCH_DTYPES[entry.dtype])
 
 
-def _shape(ours: tuple[int, ...], stored: Stored) -> tuple[int, ...]:
-    return ours if stored.index is None else ours[1:]
+def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    return {name: spec.layout.shape(axes) for name, (spec, axes) in config.tensors().items()}
 
 
 def head_name(family: ModuleType, config: DecoderConfig) -> str:

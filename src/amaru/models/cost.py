@@ -193,10 +193,10 @@ def _stored(name: str, spec: TensorSpec, workload: Workload) -> str:
         return "fp32"
     if name in VOCABULARY:
         return workload.vocabulary
-    return workload.weights if name.startswith("mixer.") and _is_matrix(spec) else workload.wide
+    return workload.weights if name.startswith("mixer.") and is_matrix(spec) else workload.wide
 
 
-def _is_matrix(spec: TensorSpec) -> bool:
+def is_matrix(spec: TensorSpec) -> bool:
     """Vectors and convolutions are none."""
     dimensions = spec.layout.dimensions
     return len(dimensions) > 1 and dimensions[-1] != Leaf("tap")

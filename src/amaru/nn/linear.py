@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from amaru.ops.linear import linear
-from amaru.ops.quantised_linear import dequantise, quantised_linear
+from amaru.ops.quantised_linear import Encoding, check_codes, dequantise, quantised_linear
 
 
 class Linear(nn.Module):
@@ -27,26 +27,30 @@ class Linear(nn.Module):
 class QuantisedLinear(nn.Module):
     """`QuantisedLinear(codes, scales, cols)(x [..., cols]) -> [..., rows]`: a weight of 8 or 4 bits, which is not trained.
 
-    Codes and scales as `ops.quantised_linear` takes them; `precision.encode` makes them of a weight.
+    Codes and scales as `ops.quantised_linear` takes them; `precision.encode` makes them of a weight. Raises `ConfigError` for shapes
+    that do not fit each other.
     """
 
     codes: Tensor
     scales: Tensor
-    bias: Tensor | None
+    bias: nn.Parameter | None
 
     def __init__(self, codes: Tensor, scales: Tensor, cols: int, bias: Tensor | None = None) -> None:
         super().__init__()
+        check_codes(codes, scales, cols)
         self.cols = cols
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
-        self.register_buffer("bias", bias)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
 
     @property
-    def bits(self) -> int:
-        return 8 if self.codes.dtype is torch.int8 else 4
+    def encoding(self) -> Encoding:
+        return Encoding.of(self.codes, self.scales)
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
+        if x.dim() == 2:
+            return quantised_linear(x, self.codes, self.scales, bias)
         return quantised_linear(x.flatten(0, -2), self.codes, self.scales, bias).unflatten(0, x.shape[:-1])
 
     def weight(self) -> Tensor:
@@ -54,4 +58,4 @@ class QuantisedLinear(nn.Module):
         return dequantise(self.codes, self.scales, self.cols, torch.float32)
 
     def extra_repr(self) -> str:
-        return f"rows={len(self.codes)}, cols={self.cols}, bits={self.bits}"
+        return f"rows={len(self.codes)}, cols={self.cols}, {self.encoding}"

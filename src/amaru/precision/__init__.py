@@ -6,5 +6,6 @@ Imports models, nn, ops, config and errors.
 
 from amaru.precision.encode import encode
 from amaru.precision.quantise import Quantised, quantise
+from amaru.precision.scheme import Scheme, coverage
 
-__all__ = ["Quantised", "encode", "quantise"]
+__all__ = ["Quantised", "Scheme", "coverage", "encode", "quantise"]

@@ -28,6 +28,7 @@ __all__ = ["FAMILIES", "Stored", "config_of", "family_for", "family_of", "preset
 
 # `family_for` takes the first that does not refuse; `own` refuses nothing.
 ORDER: tuple[ModuleType, ...] = (nemotron_h, nemotron4, llama, hymba, own)
+FIELD = "quantization_config"  # of a config.json whose weights are codes (models/quantised.py)
 FAMILIES: dict[str, ModuleType] = {model_type: family for family in ORDER for model_type in family.MODEL_TYPES}
 
 
@@ -55,11 +56,21 @@ def config_of(model: str | Path) -> DecoderConfig:
 
 
 def family_of(values: dict[str, Any]) -> ModuleType:
-    """The family that a `config.json` names; `CheckpointError` lists the known ones."""
+    """The family that a `config.json` names; `CheckpointError` lists the known ones, and refuses codes that other programs wrote."""
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(f"config.json says model_type {json.dumps(model_type)[:80]}; amaru knows {', '.join(FAMILIES)}.")
+    _check_writer(values.get(FIELD))
     return FAMILIES[model_type]
+
+
+def _check_writer(said: Any) -> None:
+    method = said.get("quant_method") if isinstance(said, dict) else None
+    if said is not None and method != "amaru":
+        raise CheckpointError(
+            f"config.json has a {FIELD} of {str(method or 'an unnamed program')[:40]}; amaru reads codes that `amaru quantize` wrote, so "
+            "take the checkpoint that this one was made from."
+        )
 
 
 def family_for(config: DecoderConfig) -> ModuleType:

@@ -1,11 +1,11 @@
-"""The weight made whole again, then the product as everywhere: for many rows of x, and where the processor has no integer products."""
+"""The weight made whole again, then the product as everywhere: for many rows of x, and where the processor lacks the instructions."""
 
 import torch
 from torch import Tensor
 
 from amaru.ops.linear import linear
 from amaru.ops.native import kernel, lacks
-from amaru.ops.quantised_linear.codes import GROUP, ZERO, unpack
+from amaru.ops.quantised_linear.codes import KINDS, ZERO, group_of, unpack
 
 
 def quantised_linear(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -17,13 +17,12 @@ def dequantise(codes: Tensor, scales: Tensor, cols: int, dtype: torch.dtype) -> 
     if dtype is not torch.bfloat16 or not codes.is_cpu or lacks() is not None:
         return _by_torch(codes, scales, cols).to(dtype)
     y = torch.empty(len(codes), cols, dtype=dtype)
-    bits = 8 if codes.dtype is torch.int8 else 4
-    threads = torch.get_num_threads()
-    kernel("dequantise", "iiipppi")(bits, len(codes), cols, codes.data_ptr(), scales.data_ptr(), y.data_ptr(), threads)
+    sizes = KINDS[codes.dtype], group_of(codes, scales), len(codes), cols
+    kernel("dequantise", "iiiipppi")(*sizes, codes.data_ptr(), scales.data_ptr(), y.data_ptr(), torch.get_num_threads())
     return y
 
 
 def _by_torch(codes: Tensor, scales: Tensor, cols: int) -> Tensor:
-    if codes.dtype is torch.int8:
+    if codes.dtype is not torch.uint8:
         return codes.float() * scales[:, None]
-    return (unpack(codes, cols).float() - ZERO) * scales.float().repeat_interleave(GROUP, dim=1)[:, :cols]
+    return (unpack(codes, cols).float() - ZERO) * scales.float().repeat_interleave(group_of(codes, scales), dim=1)[:, :cols]

@@ -1,19 +1,23 @@
-"""Codes multiplied as they are, by integer instructions: nothing but codes and scales is read (native/quantised_linear.cpp)."""
+"""Codes multiplied as they are: nothing but codes and scales is read (native/quantised_linear.cpp)."""
 
 import torch
 from torch import Tensor
 
 from amaru.ops.exactness import is_exact
 from amaru.ops.native import kernel, lacks, short
+from amaru.ops.quantised_linear.codes import KINDS, Kind, group_of
 
-MOST_ROWS = 3  # of x; for more it is faster to make the weight bfloat16 first
+MOST_ROWS = 32  # of x; for more it is faster to make the weight bfloat16 first
 WIDEST = 32768  # columns whose products fit a 32-bit sum
+NEEDED = {Kind.INT4: "AVX-512 VNNI", Kind.INT8: "AVX-512 VNNI", Kind.FP8: "AVX-512 VBMI and BF16"}
 
 
-def lacks_integers() -> str | None:
+def lacks_instructions(kind: Kind | None = None) -> str | None:
+    """For one kind of codes, or for any."""
     reason = lacks()
-    if reason is None and not kernel("quantised_linear_serves", "", returns=True)():
-        return "needs a CPU with AVX-512 VNNI"
+    for each in Kind if kind is None else (kind,):
+        if reason is None and not kernel("quantised_linear_serves", "i", returns=True)(each):
+            reason = f"needs a CPU with {NEEDED[each]}"
     return reason
 
 
@@ -33,8 +37,9 @@ def quantised_linear(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | No
     if x.stride(1) != 1:
         x = x.contiguous()
     y = x.new_empty(x.shape[0], codes.shape[0])
-    kernel("quantised_linear", "iiiiipppppi")(
-        8 if codes.dtype is torch.int8 else 4,
+    kernel("quantised_linear", "iiiiiipppppi")(
+        KINDS[codes.dtype],
+        group_of(codes, scales),
         x.shape[0],
         codes.shape[0],
         x.shape[1],
