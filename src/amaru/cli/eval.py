@@ -32,12 +32,13 @@ def command(
     from amaru.eval.perplexity import evaluate, token_bytes
     from amaru.models.checkpoint import load
     from amaru.recipes.distill import one_tokenizer
-    from amaru.recipes.text import TextRecipe, gather, tokenizer_of
+    from amaru.recipes.sources import Source, gather
+    from amaru.recipes.text import tokenizer_of
 
     if batch_rows < 1 or (limit_rows is not None and limit_rows < 1):
         raise ConfigError(f"--batch-rows and --limit-rows are at least 1; got {batch_rows} and {limit_rows}.")
     tokenizer = one_tokenizer(teacher, checkpoint) if teacher else tokenizer_of(checkpoint)
-    corpus = gather(TextRecipe(data=tuple(data), field=field))
+    corpus = gather(Source(data=tuple(data), field=field))
     rows = pack(corpus.documents, tokenizer, row_length)
     decoder, compared = load(checkpoint), load(teacher) if teacher else None
     with LiveLine() as live:

@@ -58,6 +58,7 @@ VERBS = {
     "plan": Verb("Tell what a model needs before it runs: weights, caches, state"),
     "data": Verb("Prepare text for training: tokenise, drop duplicates, look into it", resumes=True),
     "train": Verb("Train a hybrid model on your text", resumes=True),
+    "sft": Verb("Fine-tune a model on conversations", resumes=True),
     "compress": Verb("Make a model smaller, to fit a budget of memory or parameters", resumes=True),
     "distill": Verb("Teach a student what its parent knows", resumes=True),
     "generate": Verb("Continue a prompt"),
@@ -156,7 +157,7 @@ def _run_verb(verb: str, words: list[str]) -> int:
         return end.exit_code
     except typer.TyperException as error:
         return _say(_usage_sentence(verb, command, words, error), USAGE)
-    if resumes:  # long work says how long it took
+    if resumes and time.monotonic() - start >= 1:  # long work says how long it took
         minutes, seconds = divmod(round(time.monotonic() - start), 60)
         print(f"\n{verb} took {minutes} min {seconds} s", file=sys.stderr)
     return 0

@@ -22,7 +22,7 @@ from pydantic import Field
 from amaru.config import Config, fingerprint_bytes
 from amaru.config.units import parse_count, parse_share
 from amaru.data.loader import Drawn, Phase, TrainingBatch, join
-from amaru.data.order import Seed, share, tokens_visited, visit
+from amaru.data.order import Seed, share, spread, tokens_visited, visit
 from amaru.data.packing import PackedRows
 from amaru.errors import ConfigError, DataError
 
@@ -201,15 +201,4 @@ class Blend:
 
     def _mixture(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         shares = self._shares(index)
-        return _spread(tuple((self._names.index(name), shares[name]) for name in sorted(shares)), (self.seed, index))
-
-
-@functools.lru_cache(maxsize=4)
-def _spread(shares: tuple[tuple[int, int], ...], seed: Seed) -> tuple[np.ndarray, np.ndarray]:
-    """Who gives each row of a phase, and how many this source gave before: every source evenly spread, from a drawn offset on."""
-    draw = np.random.default_rng(seed)
-    keys = np.concatenate([(np.arange(count) + draw.random()) / max(count, 1) for _, count in shares])
-    order = np.argsort(keys, kind="stable")
-    givers = np.concatenate([np.full(count, source, dtype=np.uint16) for source, count in shares])
-    ranks = np.concatenate([np.arange(count) for _, count in shares])
-    return givers[order], ranks[order]
+        return spread(tuple(shares.get(name, 0) for name in self._names), (self.seed, index))

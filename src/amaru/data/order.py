@@ -34,6 +34,17 @@ def share(places: range, part: int, parts: int) -> range:
     return places[part * size : (part + 1) * size]
 
 
+@functools.lru_cache(maxsize=4)
+def spread(shares: tuple[int, ...], seed: Seed) -> tuple[np.ndarray, np.ndarray]:
+    """Who gives each row where source i gives `shares[i]`, and how many it gave before: each evenly spread, from a drawn offset on."""
+    draw = np.random.default_rng(seed)
+    keys = np.concatenate([(np.arange(count) + draw.random()) / max(count, 1) for count in shares])
+    order = np.argsort(keys, kind="stable")
+    givers = np.repeat(np.arange(len(shares), dtype=np.uint16), shares)
+    ranks = np.concatenate([np.arange(count) for count in shares])
+    return givers[order], ranks[order]
+
+
 @functools.lru_cache(maxsize=16)
 def _order(rows: int, seed: Seed, epoch: int) -> np.ndarray:
     return np.random.default_rng([*seed, epoch]).permutation(rows)

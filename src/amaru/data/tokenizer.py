@@ -1,13 +1,13 @@
 """The tokenizer: byte-level BPE trained here, or whatever a Hugging Face directory holds, with the same ids as transformers."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from amaru.config import atomic_file, fingerprint_bytes
 from amaru.errors import DataError
@@ -74,6 +74,19 @@ class Tokenizer:
         backend.no_padding()
         backend.encode_special_tokens = True
         return cls(backend, companions)
+
+    def with_special(self, tokens: Sequence[str]) -> "Tokenizer":
+        """The same tokenizer with more control tokens behind all that it has; its model needs `vocab_size` rows then."""
+        backend = Backend.from_str(self.backend.to_str())
+        backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
+        return self._of(backend, self.companions)
+
+    def with_chat(self, template: str, end_of_turn: str) -> "Tokenizer":
+        """The same tokenizer with a chat template, whose answers end with `end_of_turn`: from now on that is what ends a text."""
+        config = json.loads(self.companions.get("tokenizer_config.json", "{}"))
+        config = {name: value for name, value in config.items() if name != "chat_template"} | {"eos_token": end_of_turn}
+        said = {"tokenizer_config.json": json.dumps(config, indent=2), "chat_template.jinja": template}
+        return self._of(self.backend, self.companions | said)
 
     def save(self, directory: str | Path) -> None:
         """Write the files that `transformers.AutoTokenizer` reads."""

@@ -14,7 +14,7 @@ from amaru.models import cost
 from amaru.models.checkpoint import Checkpoint
 from amaru.models.cost import Workload
 from amaru.recipes.learning import Learning
-from amaru.recipes.text import TextRecipe, gather
+from amaru.recipes.text import TextRecipe, outlook
 from amaru.recipes.train import describe
 from amaru.serve.speed import Timing
 
@@ -68,7 +68,7 @@ def forecast(recipe: CompressRecipe, directory: Path) -> dict[str, Any]:
     checkpoint = Checkpoint(recipe.checkpoint)
     return {
         "out": str(directory),
-        "text": str(gather(recipe.text).summary),
+        "text": outlook(recipe.text)[0],
         "parent": describe(checkpoint.config),
         "parent_memory": cost.memory(checkpoint.config, recipe.workload).total,
         "budget": budget_of(recipe, checkpoint).describe(),

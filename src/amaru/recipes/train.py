@@ -1,45 +1,75 @@
 """Training from text to checkpoint: `amaru train`."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
 
-from amaru.config import Config, to_dict
+from amaru.config import Config
 from amaru.errors import ConfigError
 from amaru.models import cost
 from amaru.models.checkpoint import Checkpoint, fingerprint, load
 from amaru.models.decoder import Decoder, DecoderConfig
 from amaru.models.pattern import pattern_of
+from amaru.precision.fp8 import Fp8Recipe
+from amaru.precision.fp8 import describe as coverage
+from amaru.precision.fp8 import prepare as prepare_fp8
 from amaru.recipes.compare import quality
 from amaru.recipes.fit import fit
 from amaru.recipes.learning import Learning
 from amaru.recipes.run import Run
-from amaru.recipes.shape import Shape
-from amaru.recipes.text import VOCAB, Text, TextRecipe, gather, prepare, tokenizer_of
+from amaru.recipes.shape import Shape, written
+from amaru.recipes.text import Text, TextRecipe, prepare, tokenizer_of
+from amaru.train.metrics import StepMetrics
 from amaru.train.objective import CrossEntropy
+
+Watch = Callable[[StepMetrics], None]
 
 
 class TrainRecipe(Config):
     """`TrainRecipe(text=TextRecipe(data=("stories/",)), learning=Learning(tokens=2_000_000))`.
 
-    shape     the model, when it is new
+    shape     the model, when it is new and a Nemotron-H
+    model     instead: a preset such as hymba-1.5b, a config.json, or YAML of a tuple of layers; its vocabulary is the tokenizer's
     start     a checkpoint to go on from instead; its tokenizer is used
+    init_std  of a new model's matrices; None: sqrt(0.8 / hidden), which is Nemotron-H's
+    fp8       projections in 8 bits as Nemotron-H-56B had them; None: everything in `learning.dtype`
     """
 
     text: TextRecipe = Field(default_factory=TextRecipe)
     shape: Shape = Shape()
+    model: str | None = None
     start: str | None = None
     learning: Learning = Learning()
+    init_std: float | None = Field(default=None, gt=0)
+    fp8: Fp8Recipe | None = None
     seed: int = Field(default=0, ge=0)
 
     def check(self) -> None:
-        if self.start is not None and self.shape != Shape():
+        if self.model is not None and self.start is not None:
+            raise ConfigError(f"Either go on from {self.start}, or begin with the shape of {self.model}; leave --from or --config out.")
+        if (self.start or self.model) is not None and self.shape != Shape():
             raise ConfigError(
-                f"The model of {self.start} has its own shape; leave --pattern, --hidden and shape.* out, or leave --from out."
+                f"The model of {self.start or self.model} has its own shape; leave --pattern, --hidden and shape.* out, or name no model."
             )
+        if self.start is not None and self.init_std is not None:
+            raise ConfigError("init_std is for a new model; leave it out with --from.")
+
+    def tokenised(self) -> TextRecipe:
+        """The text, with a tokenizer of the model's size where one is to be learned and nothing is said."""
+        learned = all(source.kind == "text" for source in self.text.sources().values())
+        if self.model is None or self.text.vocab is not None or not learned:
+            return self.text
+        return replace(self.text, vocab=written(self.model).vocab)
+
+    def architecture(self, vocab: int) -> DecoderConfig:
+        """The model for a tokenizer of so many tokens."""
+        if self.start:
+            return Checkpoint(self.start).config
+        return replace(written(self.model), vocab=vocab) if self.model else self.shape.resolve(vocab)
 
 
 @dataclass(frozen=True)
@@ -51,19 +81,25 @@ class Trained:
     summary: dict[str, Any]
 
 
-def train_model(recipe: TrainRecipe, run: Run, name: str = "model") -> Trained:
-    """Text, tokenizer, packing, training, evaluation; finished steps are kept in the run directory."""
+def train_model(recipe: TrainRecipe, run: Run, name: str = "model", *, watch: Watch = lambda metrics: None) -> Trained:
+    """Text, tokenizer, packing, training, evaluation; finished steps are kept in the run directory. `watch` gets every step."""
     tokenizer = tokenizer_of(recipe.start) if recipe.start else None
-    text = prepare(recipe.text, run, tokenizer)
-    config = Checkpoint(recipe.start).config if recipe.start else recipe.shape.resolve(text.tokenizer.vocab_size)
+    text = prepare(recipe.tokenised(), run, tokenizer)
+    config = recipe.architecture(text.tokenizer.vocab_size)
     run.progress.note(f"  model: {describe(config)}")
-    made_from = {"start": fingerprint(recipe.start)} if recipe.start else {"shape": repr(config), "seed": str(recipe.seed)}
-    training = recipe.learning.training(text.training.row_length, recipe.seed)
-    checkpoint = fit(run, name, text, training, lambda: _start(recipe, config), CrossEntropy, made_from)
+    new = {"shape": repr(config), "seed": str(recipe.seed), "init": str(recipe.init_std)}
+    made_from = ({"start": fingerprint(recipe.start)} if recipe.start else new) | {"fp8": repr(recipe.fp8)}
+    training = recipe.learning.training(text.row_length, recipe.seed)
+    batches = text.batches(training.steps, training.batch_rows, training.seed)
+    checkpoint = fit(run, name, text, training, lambda: _start(recipe, config, run), CrossEntropy, made_from, batches=batches, watch=watch)
+    drawn = batches.drawn(training.steps)
+    for each in drawn:
+        run.progress.note(f"  {each.source}: {each.tokens:,} tokens drawn, {each.epochs:.3g} times the whole")
     summary = {
         "checkpoint": str(checkpoint),
         "parameters": cost.parameters(config),
-        "tokens": training.steps * training.batch_rows * text.training.row_length,
+        "tokens": training.steps * training.batch_rows * text.row_length,
+        "drawn": [vars(each) for each in drawn],
     }
     return Trained(checkpoint, text, summary | quality(run, name, checkpoint, text, recipe.learning.dtype))
 
@@ -73,26 +109,8 @@ def describe(config: DecoderConfig) -> str:
     return f"pattern {pattern_of(config.layers)}, hidden {config.hidden}, {cost.parameters(config) / 1e6:.2f} M parameters"
 
 
-def forecast(recipe: TrainRecipe, directory: Path) -> dict[str, Any]:
-    """What the run would do, from settings and text alone: the resolved recipe, tokens, steps, epochs, parameters, memory."""
-    corpus = gather(recipe.text)
-    config = Checkpoint(recipe.start).config if recipe.start else recipe.shape.resolve(recipe.text.vocab or VOCAB)
-    training = recipe.learning.training(recipe.text.row_length, recipe.seed)
-    parameters, tokens_a_step = cost.parameters(config), training.batch_rows * recipe.text.row_length
-    return {
-        "out": str(directory),
-        "text": str(corpus.summary),
-        "model": describe(config),
-        "parameters": parameters,
-        "steps": training.steps,
-        "tokens": training.steps * tokens_a_step,
-        "training_flops": 3 * cost.forward_flops(config, recipe.text.row_length // 2) * training.steps * tokens_a_step,
-        "weights_gradients_and_optimizer_bytes": 16 * parameters,
-        "recipe": to_dict(recipe),
-    }
-
-
-def _start(recipe: TrainRecipe, config: DecoderConfig) -> Decoder:
-    if recipe.start is None:
-        return Decoder(config).initialise(recipe.seed)
-    return load(recipe.start, torch.float32)
+def _start(recipe: TrainRecipe, config: DecoderConfig, run: Run) -> Decoder:
+    decoder = load(recipe.start, torch.float32) if recipe.start else Decoder(config).initialise(recipe.seed, recipe.init_std)
+    if recipe.fp8:
+        run.progress.note(f"  {coverage(prepare_fp8(decoder, recipe.fp8))}")
+    return decoder

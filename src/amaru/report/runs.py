@@ -10,10 +10,12 @@ from amaru.report.demo import demo_page
 from amaru.report.distillation import distillation_page
 from amaru.report.fp8 import fp8_page
 from amaru.report.page import Page
+from amaru.report.sft import sft_page
 from amaru.report.training import training_page
 
 PAGES: dict[str, Callable[[Path], Page]] = {
     "train": training_page,
+    "sft": sft_page,
     "distill": distillation_page,
     "compress": compression_page,
     "demo": demo_page,
