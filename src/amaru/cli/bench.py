@@ -1,7 +1,6 @@
-"""`amaru bench`: how fast this machine runs a checkpoint, beside its own limits and other programs."""
+"""`amaru bench infer` and `long`: how fast this machine runs a checkpoint, beside its limits, other programs, a Transformer."""
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +13,7 @@ from amaru.errors import ConfigError
 from amaru.report.numbers import percent
 
 
-class What(StrEnum):
-    infer = "infer"
-
-
-def command(
-    what: Annotated[What, typer.Argument(help="infer: prefill and decode.")],
+def infer(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory.")],
     peers: Annotated[
         str | None,
@@ -39,7 +33,28 @@ def command(
     bench = Bench(prefill=_numbers("--prefill", prefill), decode=_numbers("--decode", decode))
     with LiveLine() as live:
         result = run(checkpoint, _peers(peers), bench, live.update)
-    emit(to_dict(result), json=json, people=show)
+    emit(to_dict(result), json=json, people=_print_infer)
+
+
+def long(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory.")],
+    prompt: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 65536,
+    new: Annotated[int, typer.Option(help="Tokens written after each.")] = 1024,
+    memory: Annotated[str, typer.Option(help="Bytes for states and caches, such as 2GB.")] = "2GB",
+    json: JsonFlag = False,
+) -> None:
+    """Measure output tokens per second behind long prompts, for this model and a Transformer of as many parameters, in this engine.
+
+    The largest batch that fits into the memory runs; reading the prompts counts. Pieces are timed at their real depth and added up.
+    """
+    from amaru.config import to_dict
+    from amaru.config.units import parse_bytes
+    from amaru.recipes.bench.long import Long, beside_a_transformer
+
+    settings = Long(prompt=prompt, new=new, memory=parse_bytes(memory))
+    with LiveLine() as live:
+        found = beside_a_transformer(checkpoint, settings, live.update)
+    emit({name: to_dict(each) for name, each in found.items()}, json=json, people=_print_long)
 
 
 def _numbers(flag: str, text: str) -> tuple[int, ...]:
@@ -56,7 +71,7 @@ def _peers(text: str | None) -> dict[str, str]:
     return {name: python for name, _, python in pairs}
 
 
-def show(facts: Mapping[str, Any], console: Console) -> None:
+def _print_infer(facts: Mapping[str, Any], console: Console) -> None:
     rates = ", ".join(f"{kind} {rate / 1e12:.2f} TFLOP/s" for kind, rate in facts["flops"].items())
     console.print(f"{facts['checkpoint']}, {facts['threads']} threads; this machine reads {facts['bandwidth'] / 1e9:.1f} GB/s; {rates}")
     console.print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()) + "\n", style="dim")
@@ -73,3 +88,19 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
         table.add_row(row["name"], *cells)
     console.print(table)
     console.print("\nlimit: bytes and FLOPs of the row at the rates measured in this run, whichever takes longer")
+
+
+def _print_long(facts: Mapping[str, Any], console: Console) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("", "parameters", "MB a sequence", "batch", "prompt, s", "step, ms", "output tokens/s"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, row in facts.items():
+        cells = f"{row['parameters']:,}", f"{row['bytes_per_sequence'] / 1e6:,.0f}", str(row["batch"])
+        speed = f"{row['prefill_seconds']:.1f}", f"{1e3 * row['step_seconds']:.1f}", f"{row['tokens_per_second']:.2f}"
+        table.add_row(name, *cells, *speed)
+    console.print(table)
+    rates = [row["tokens_per_second"] for row in facts.values()]
+    console.print(f"\n{rates[0] / rates[1]:.1f} times as many output tokens per second")
+
+
+commands = {"infer": infer, "long": long}
