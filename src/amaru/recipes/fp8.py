@@ -9,32 +9,45 @@ from amaru.precision.fp8_statistics import Fp8Statistics
 from amaru.recipes.run import Run
 from amaru.train.metrics import StepMetrics
 
-LOOKS = 40  # at the tensors of a whole run, unless it says otherwise
+LOOKS = 40  # at the tensors of a whole run
+Watch = Callable[[StepMetrics], None]
 
 
 class Training(NamedTuple):
     """The two arguments of `fit` that a precision decides."""
 
     start: Callable[[], Decoder]
-    watch: Callable[[StepMetrics], None]
+    watch: Watch
 
 
-def training_in(fp8: Fp8Recipe | None, start: Callable[[], Decoder], run: Run, name: str, look_every: int) -> Training:
-    """`fit(run, name, ..., start=..., watch=...)` with these trains in FP8, or as it was where `fp8` is None.
+def training_in(
+    fp8: Fp8Recipe | None,
+    start: Callable[[], Decoder],
+    run: Run,
+    name: str,
+    steps: int,
+    watch: Watch = lambda metrics: None,
+    look_every: int | None = None,
+) -> Training:
+    """`start` and `watch` for `fit(run, name, ...)` of so many steps, as they were where `fp8` is None.
 
-    >>> start, watch = training_in(recipe.fp8, start, run, "model", look_every=50)
+    >>> start, watch = training_in(recipe.fp8, start, run, "model", training.steps)
 
-    Every `look_every` steps scales and underflow are written to `NAME-training/fp8.jsonl`.
+    Every `look_every` steps (None: some forty times) scales and underflow are written to `NAME-training/fp8.jsonl`.
     """
     if fp8 is None:
-        return Training(start, lambda metrics: None)
-    statistics = Fp8Statistics(run.path(f"{name}-training") / "fp8.jsonl", look_every)
+        return Training(start, watch)
+    statistics = Fp8Statistics(run.path(f"{name}-training") / "fp8.jsonl", look_every or max(1, steps // LOOKS))
 
     def prepared() -> Decoder:
         decoder = start()
         rows = prepare(decoder, fp8)
         statistics.attach(decoder, rows)
-        run.progress.note(f"  {describe(rows)}")
+        run.progress.note("\n".join(f"  {line}" for line in describe(rows).splitlines()))
         return decoder
 
-    return Training(prepared, lambda metrics: statistics.after(metrics.step))
+    def watched(metrics: StepMetrics) -> None:
+        statistics.after(metrics.step)
+        watch(metrics)
+
+    return Training(prepared, watched)

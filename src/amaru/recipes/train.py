@@ -15,10 +15,9 @@ from amaru.models.checkpoint import Checkpoint, fingerprint, load
 from amaru.models.decoder import Decoder, DecoderConfig
 from amaru.models.pattern import pattern_of
 from amaru.precision.fp8 import Fp8Recipe
-from amaru.precision.fp8 import describe as coverage
-from amaru.precision.fp8 import prepare as prepare_fp8
 from amaru.recipes.compare import quality
 from amaru.recipes.fit import fit
+from amaru.recipes.fp8 import training_in
 from amaru.recipes.learning import Learning
 from amaru.recipes.run import Run
 from amaru.recipes.shape import Shape, written
@@ -91,7 +90,8 @@ def train_model(recipe: TrainRecipe, run: Run, name: str = "model", *, watch: Wa
     made_from = ({"start": fingerprint(recipe.start)} if recipe.start else new) | {"fp8": repr(recipe.fp8)}
     training = recipe.learning.training(text.row_length, recipe.seed)
     batches = text.batches(training.steps, training.batch_rows, training.seed)
-    checkpoint = fit(run, name, text, training, lambda: _start(recipe, config, run), CrossEntropy, made_from, batches=batches, watch=watch)
+    start, watch = training_in(recipe.fp8, lambda: _start(recipe, config), run, name, training.steps, watch)
+    checkpoint = fit(run, name, text, training, start, CrossEntropy, made_from, batches=batches, watch=watch)
     drawn = batches.drawn(training.steps)
     for each in drawn:
         run.progress.note(f"  {each.source}: {each.tokens:,} tokens drawn, {each.epochs:.3g} times the whole")
@@ -109,8 +109,5 @@ def describe(config: DecoderConfig) -> str:
     return f"pattern {pattern_of(config.layers)}, hidden {config.hidden}, {cost.parameters(config) / 1e6:.2f} M parameters"
 
 
-def _start(recipe: TrainRecipe, config: DecoderConfig, run: Run) -> Decoder:
-    decoder = load(recipe.start, torch.float32) if recipe.start else Decoder(config).initialise(recipe.seed, recipe.init_std)
-    if recipe.fp8:
-        run.progress.note(f"  {coverage(prepare_fp8(decoder, recipe.fp8))}")
-    return decoder
+def _start(recipe: TrainRecipe, config: DecoderConfig) -> Decoder:
+    return load(recipe.start, torch.float32) if recipe.start else Decoder(config).initialise(recipe.seed, recipe.init_std)

@@ -2,15 +2,23 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import frexp
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from amaru.config.records import read_lines
 from amaru.report.figures import loss_curves
-from amaru.report.page import Block, Drawing, Table
+from amaru.report.page import Block, Drawing, Section, Table
 from amaru.report.svg import INK, SERIES, canvas
 
 ROLES = {"input": "activations, E4M3", "weight": "weights, E4M3", "gradient": "gradients, E5M2"}
 Looks = Sequence[Mapping[str, Any]]
+
+
+def scale_sections(folder: Path) -> list[Section]:
+    """The section about a training folder, if its run was in FP8."""
+    path = folder / "fp8.jsonl"
+    return [Section("Scales and underflow in FP8", scale_blocks(read_lines(path)))] if path.exists() else []
 
 
 def scale_blocks(looks: Looks) -> list[Block]:

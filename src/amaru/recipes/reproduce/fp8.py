@@ -121,7 +121,7 @@ def _make_cell(recipe: Fp8Pairs, run: Run, text: Text, cell: Cell) -> None:
             _round_once(decoder)
         return decoder
 
-    start, watch = training_in(fp8, drawn, run, cell.name, recipe.look_every)
+    start, watch = training_in(fp8, drawn, run, cell.name, training.steps, look_every=recipe.look_every)
     made_from = {"shape": repr(config), "seed": str(cell.seed), "arithmetic": repr(fp8) if fp8 else cell.arithmetic}
     checkpoint = fit(run, cell.name, text, training, start, CrossEntropy, made_from, watch=watch)
 
