@@ -40,13 +40,14 @@ class Ranks:
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         for pipe in self._ours:
             pipe.send((function, arguments))
-        return [self._received(rank, pipe) for rank, pipe in enumerate(self._ours)]
+        answers = [self._received(rank, pipe) for rank, pipe in enumerate(self._ours)]  # all of them, before any is judged
+        for rank, (fine, found) in enumerate(answers):
+            assert fine, f"process {rank}:\n{found}"
+        return [found for _, found in answers]
 
-    def _received(self, rank: int, pipe: Connection) -> Any:
+    def _received(self, rank: int, pipe: Connection) -> tuple[bool, Any]:
         assert pipe.poll(PATIENCE), f"process {rank} did not answer in {PATIENCE} s"
-        fine, found = pipe.recv()
-        assert fine, f"process {rank}:\n{found}"
-        return found
+        return pipe.recv()
 
 
 def _answer(rank: int, count: int, store: str, pipe: Connection) -> None:
@@ -58,7 +59,7 @@ def _answer(rank: int, count: int, store: str, pipe: Connection) -> None:
     while True:
         try:
             function, arguments = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             break
         try:
             pipe.send((True, function(*arguments)))

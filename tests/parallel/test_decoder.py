@@ -17,7 +17,7 @@ from amaru.models.families import config_of
 from amaru.nn import Attention, Batch
 from amaru.parallel.collectives import Group
 from amaru.parallel.decoder import SlicedStream, WholeStream, fill, load_part, skeleton
-from amaru.parallel.shares import Share, read
+from amaru.parallel.shares import Share, cut, read
 
 
 def divided(decoder: Decoder, group: Group, sliced: bool) -> Decoder:
@@ -25,7 +25,7 @@ def divided(decoder: Decoder, group: Group, sliced: bool) -> Decoder:
     share = Share(decoder.config, group.rank, group.size)
     whole = dict(decoder.named_parameters())
     exchange = SlicedStream(group) if sliced else WholeStream(group)
-    return fill(skeleton(share, exchange), lambda name: share.cut(name, whole[name].detach()).clone())
+    return fill(skeleton(share, exchange), lambda name: cut(whole[name].detach(), share.kept(name)).clone())
 
 
 def logits_and_gradients(name: str, sliced: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -51,7 +51,7 @@ def test_logits_and_gradients_are_those_of_one_process(two: Ranks, name: str, sl
             if parameter.grad is None:
                 assert key not in gradients
                 continue
-            expected, summed = share.cut(key, parameter.grad), gradients[key]
+            expected, summed = cut(parameter.grad, share.kept(key)), gradients[key]
             if share.partial(key, sliced):
                 summed = sum(each[key] for _, each in found)  # type: ignore[assignment]
             torch.testing.assert_close(summed, expected, rtol=1e-9, atol=1e-10, msg=lambda text, key=key: f"{key}: {text}")

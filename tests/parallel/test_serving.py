@@ -2,14 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
 from tests.models.random_models import random_ids, random_model
 from tests.parallel.ranks import Ranks
 from tests.parallel.small import NEMOTRON_H, STACKS, VOCAB

@@ -55,12 +55,6 @@ class Share:
             return (None,) * len(spec.layout.dimensions)
         return tuple(None if rows is None else rows.copy() for rows in spec.layout.surviving(axes, self._selections(name)))
 
-    def cut(self, name: str, tensor: Tensor) -> Tensor:
-        """This process's part of a tensor that is there as a whole."""
-        for dimension, kept in enumerate(self.kept(name)):
-            tensor = tensor if kept is None else tensor.index_select(dimension, torch.from_numpy(kept).to(tensor.device))
-        return tensor
-
     def shape(self, name: str) -> tuple[int, ...]:
         spec, axes = self._tensors[name]
         return tuple(size if kept is None else len(kept) for size, kept in zip(spec.layout.shape(axes), self.kept(name), strict=True))
@@ -86,6 +80,13 @@ class Share:
         if name.startswith("layers."):
             return selections(self.config.layers[int(name.split(".")[1])], self.rank, self.of)
         return {"vocab": Selection(np.array(self.vocabulary))}
+
+
+def cut(tensor: Tensor, kept: Kept) -> Tensor:
+    """The kept part of a tensor that is there as a whole."""
+    for dimension, chosen in enumerate(kept):
+        tensor = tensor if chosen is None else tensor.index_select(dimension, torch.from_numpy(chosen).to(tensor.device))
+    return tensor
 
 
 def read(source: Source, name: str, kept: Kept) -> Tensor:

@@ -122,6 +122,9 @@ class Checkpoints:
             hashes = {file.name: fingerprint_file(file) for file in sorted(partial.iterdir())}
             content = {"step": state.step, "files": hashes}
             Artifact(kind=KIND, schema=SCHEMA, made_from=self.made_from, content=content).save(partial / "state.safetensors")
+        self._forget_old(best)
+
+    def _forget_old(self, best: int | None) -> None:
         for old in self._saved()[: -self.keep]:
             if best is None or old != self._path(best):
                 shutil.rmtree(old)
