@@ -18,11 +18,13 @@ TensorParallel = Annotated[
 
 
 @contextmanager
-def together(context: typer.Context, count: int | None) -> Iterator["World"]:
+def together(
+    context: typer.Context, count: int | None, flag: str = "--tensor-parallel", *, follow_signals: bool = False
+) -> Iterator["World"]:
     """`with together(context, 2) as world:` the block runs in every process of this command; one that fails ends all.
 
     Where torchrun started none, they are started here with the words of this command line, and the block is not entered:
-    `typer.Exit` brings their exit code.
+    `typer.Exit` brings their exit code. Without `follow_signals` only the first process hears Ctrl-C, and tells the others.
     """
     from amaru.parallel.launch import launch
     from amaru.parallel.processes import World, joined
@@ -31,6 +33,6 @@ def together(context: typer.Context, count: int | None) -> Iterator["World"]:
     if world.size == 1 and count not in (None, 1):
         raise typer.Exit(launch(count, context.obj))
     if count not in (None, world.size):
-        raise ConfigError(f"--tensor-parallel is {count}, but {world.size} processes were started; leave it out, or start {count}.")
-    with joined(world, follow_signals=False) as world:
+        raise ConfigError(f"{flag} is {count}, but {world.size} processes were started; leave it out, or start {count}.")
+    with joined(world, follow_signals=follow_signals) as world:
         yield world

@@ -1,12 +1,15 @@
 """What training a model takes: bytes of weights, gradients, optimizer state, and of the activations that wait for the backward pass."""
 
+from dataclasses import replace
+
 from pydantic import Field
 
 from amaru.config import Config
-from amaru.models.cost import parameters
 from amaru.models.decoder import AnyLayer, DecoderConfig
+from amaru.models.tensor_parallel import check, layer_axes, layer_of, network_axes, vocabulary
 from amaru.nn.attention import Attention
 from amaru.nn.hybrid_head import HybridHead
+from amaru.nn.layer import elements
 from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
 from amaru.nn.moe import MoE
@@ -16,11 +19,17 @@ HEAD_CHUNK = 1024  # tokens whose logits exist at a time, and their gradients (`
 
 
 class TrainingMemory(Config):
-    """Bytes; `copies` are weights cast to the compute dtype, which the backward pass reads again; `logits` those of one chunk."""
+    """Bytes of one process.
+
+    gathered    where a batch is shared (FSDP2): whole layers, this one and the next, its gradient, and all outside the layers
+    copies      weights cast to the compute dtype, which the backward pass reads again
+    logits      those of one chunk, and their gradients
+    """
 
     weights: int
     gradients: int
     optimizer: int
+    gathered: int
     copies: int
     activations: int
     logits: int
@@ -28,39 +37,61 @@ class TrainingMemory(Config):
 
 
 class Footing(Config):
-    """How a model is trained: `Footing(tokens=4096, bf16=True)` tokens at once; with `recompute` layers keep their input only."""
+    """How a model is trained: `Footing(tokens=4096, bf16=True)`.
+
+    tokens     that a process has at once
+    recompute  layers keep their input only, and compute the rest again
+    data       processes that share every batch, and with it weights, gradients and optimizer state
+    tensor     processes that share every layer; with `sequence` also the tokens between the layers
+    """
 
     tokens: int = Field(gt=0)
     bf16: bool = True
     recompute: bool = False
+    data: int = Field(default=1, gt=0)
+    tensor: int = Field(default=1, gt=0)
+    sequence: bool = False
 
 
 def training_memory(config: DecoderConfig, footing: Footing) -> TrainingMemory:
-    """`training_memory(config, Footing(tokens=4096)).total`: on one device, with AdamW and fp32 master weights.
+    """`training_memory(config, Footing(tokens=4096)).total`: of each process, with AdamW and fp32 master weights.
 
     Activations are what the layers save on a CPU, counted from their widths (a test measures it); allocators and kernels take
-    somewhat more.
+    somewhat more. Raises `ConfigError` when `tensor` processes do not divide a layer.
     """
-    count, each = parameters(config), 2 if footing.bf16 else 4
-    chunk = min(footing.tokens, HEAD_CHUNK)
+    check(config, footing.tensor)
+    outside, layers = _elements(config, footing.tensor)
+    count, each = outside + sum(layers), 2 if footing.bf16 else 4
+    part = replace(config, layers=tuple(layer_of(layer, footing.tensor) for layer in config.layers))
+    chunk, vocab = min(footing.tokens, HEAD_CHUNK), len(vocabulary(config, 0, footing.tensor))
+    shared = -(-count // footing.data)
     held = {
-        "weights": 4 * count,
-        "gradients": 4 * count,
-        "optimizer": 8 * count,
-        "copies": 2 * count if footing.bf16 else 0,
-        "activations": footing.tokens * _saved(config, footing, each),
-        "logits": 2 * 4 * chunk * config.vocab,
+        "weights": 4 * shared,
+        "gradients": 4 * shared,
+        "optimizer": 8 * shared,
+        "gathered": 3 * each * max(layers, default=0) + 2 * 4 * outside if footing.data > 1 else 0,
+        "copies": (2 * count if footing.data == 1 else 2 * vocab * config.hidden) if footing.bf16 else 0,
+        "activations": footing.tokens * _saved(part, footing, each),
+        "logits": 2 * 4 * chunk * vocab,
     }
     return TrainingMemory(**held, total=sum(held.values()))
 
 
+def _elements(config: DecoderConfig, tensor: int) -> tuple[int, list[int]]:
+    """Parameters that one of `tensor` processes has, outside the layers and of each layer."""
+    network = network_axes(config, tensor)
+    layers = [elements(config.layer_tensors(index), network | layer_axes(layer, tensor)) for index, layer in enumerate(config.layers)]
+    return elements(config.network_tensors(), network), layers
+
+
 def _saved(config: DecoderConfig, footing: Footing, each: int) -> int:
-    """Bytes per token of all layers and the final norm."""
-    stream = each * config.hidden
-    layers = [2 * stream + saved(layer, config.hidden, each) for layer in config.layers]
+    """Bytes per token of all layers and the final norm; what a norm reads is a slice of the tokens where they are shared."""
+    whole = each * config.hidden
+    stream = -(-whole // footing.tensor) if footing.sequence else whole
+    layers = [stream + whole + saved(layer, config.hidden, each) for layer in config.layers]
     if footing.recompute:
-        return len(layers) * stream + max(layers, default=0) + 2 * stream
-    return sum(layers) + 2 * stream
+        return len(layers) * stream + max(layers, default=0) + stream + whole
+    return sum(layers) + stream + whole
 
 
 def saved(layer: AnyLayer, hidden: int, each: int) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 from amaru.config import fingerprint_bytes
 from amaru.data.loader import Batches, Loader, in_order
 from amaru.eval.perplexity import evaluate
-from amaru.models.checkpoint import save
 from amaru.models.decoder import Decoder
 from amaru.recipes.pace import matmul_rate
 from amaru.recipes.run import Run
@@ -49,7 +48,7 @@ def fit(
 
     def make(path: Path) -> None:
         run.progress.note(f"  {title or name}: {config.steps} steps of {config.batch_rows} x {loader.phase(0).row_length} tokens")
-        decoder = start()
+        decoder = run.team.model(start, config)
         line = ProgressLine(config.steps)
 
         def report(metrics: StepMetrics) -> None:
@@ -60,7 +59,7 @@ def fit(
 
         history = train(
             decoder,
-            objective(),
+            run.team.objective(objective()),
             loader,
             config,
             folder,
@@ -68,13 +67,15 @@ def fit(
             validate=lambda model: validation_loss(model, text, config.batch_rows, VALIDATED_ROWS),
             report=report,
             matmul_rate=matmul_rate(config.dtype, decoder.embedding.weight.device),
+            **run.team.options(config),
         )
+        step = (history.best if config.keep_best else None) or config.steps
         if config.keep_best:
-            run.progress.note(f"  {title or name}: weights of step {history.best}, where the validation loss was lowest")
+            run.progress.note(f"  {title or name}: weights of step {step}, where the validation loss was lowest")
         _record_drawn(run, f"{name}-training/drawn.json", loader, history)
-        save(decoder, path, text.tokenizer)
+        run.team.save(decoder, step, folder / "checkpoints", path, text.tokenizer)
 
-    checkpoint = run.keep(name, origin, make, lambda path: path, title=title or name)
+    checkpoint = run.keep_together(name, origin, make, lambda path: path, title=title or name)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # only now: a kill before this line costs nothing
     return checkpoint
 

@@ -18,6 +18,8 @@ from amaru.config import Config, atomic_file, fingerprint_bytes, to_dict
 from amaru.config.atomic import storage_errors
 from amaru.config.records import read_record
 from amaru.errors import ArtifactError
+from amaru.recipes.team import ONE, Team
+from amaru.train.settings import guarded
 
 T = TypeVar("T")
 VERSIONS = ("torch", "numpy", "tokenizers", "safetensors")
@@ -32,7 +34,7 @@ class Progress(Protocol):
 
 def default_directory(kind: str, recipe: Config) -> Path:
     """`runs/train-3f2a91c0`: the same settings find the same run again."""
-    return Path("runs") / f"{kind}-{fingerprint_bytes(json.dumps(to_dict(recipe), sort_keys=True))[:8]}"
+    return Path("runs") / f"{kind}-{fingerprint_bytes(json.dumps(_deciding(to_dict(recipe)), sort_keys=True))[:8]}"
 
 
 class Run:
@@ -43,6 +45,8 @@ class Run:
     Used in a `with`, which keeps other processes out. Raises `ArtifactError` when one is in, and when the directory
     holds finished steps of another recipe.
     """
+
+    team: Team = ONE
 
     def __init__(self, directory: str | Path, kind: str, recipe: Config, progress: Progress) -> None:
         self.directory = Path(directory)
@@ -90,12 +94,12 @@ class Run:
         One line says what was made or kept, and how long it took; `describe(content)` adds what is in it.
         """
         path, title = self.path(name), title or name
-        steps = self._steps()
-        if steps.get(name, {}).get("made_from") == made_from and path.exists():
+        if self.is_kept(name, made_from):
             content = load(path)
             self._tell(title, describe(content), "kept from before")
             return content
-        self.write("steps.json", {other: step for other, step in steps.items() if other != name})  # a kill must not leave the old entry
+        others = {other: step for other, step in self._steps().items() if other != name}
+        self.write("steps.json", others)  # a kill must not leave the old entry
         start = time.monotonic()
         make(path)
         content = load(path)
@@ -103,6 +107,16 @@ class Run:
         self.write("steps.json", self._steps() | {name: {"made_from": made_from, "seconds": seconds}})
         self._tell(title, describe(content), f"{seconds:.1f} s")
         return content
+
+    def is_kept(self, name: str, made_from: dict[str, str]) -> bool:
+        """Whether a whole one from the same things is there."""
+        return self._steps().get(name, {}).get("made_from") == made_from and self.path(name).exists()
+
+    def keep_together(
+        self, name: str, made_from: dict[str, str], make: Callable[[Path], Any], load: Callable[[Path], T], *, title: str = ""
+    ) -> T:
+        """`keep`, for what all processes of the team make together, each its part."""
+        return self.keep(name, made_from, make, load, title=title)
 
     def result(self, name: str, made_from: dict[str, str], make: Callable[[], Any], *, title: str = "") -> Any:
         """Plain JSON values under `name`, measured once and kept."""
@@ -134,6 +148,7 @@ class Run:
                 )
             if not different:
                 self.progress.note(f"Continuing {self.directory}")
+            if before.get("recipe") == now["recipe"]:
                 return
         self.write("run.json", {"kind": self.kind, "recipe": now["recipe"], **environment()})
 
@@ -167,7 +182,20 @@ PLACES = ("checkpoint", "teacher", "student", "start")  # paths; what lies there
 def _settings(record: dict[str, Any]) -> dict[str, Any]:
     """What decides the results of a run."""
     recipe = {name: value for name, value in record.get("recipe", {}).items() if name not in PLACES}
-    return {"kind": record.get("kind"), "amaru": record.get("amaru"), **recipe}
+    return {"kind": record.get("kind"), "amaru": record.get("amaru"), **_deciding(recipe)}
+
+
+def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Without how the state is saved (but for which weights a run ends with), and with a guard that skips where it would stop."""
+    kept = {}
+    for name, value in recipe.items():
+        if name == "saving":
+            kept[name] = {"best": value["best"]}
+        elif name == "guard":
+            kept[name] = guarded(value)
+        else:
+            kept[name] = _deciding(value) if isinstance(value, dict) else value
+    return kept
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
