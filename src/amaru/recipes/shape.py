@@ -1,9 +1,14 @@
-"""A new model in a few words: a pattern and a width, everything else in proportion unless said."""
+"""A new model in a few words, a pattern and a width, with everything else in proportion unless said; or as a file writes it out."""
 
+from pathlib import Path
+
+import yaml
 from pydantic import Field
 
-from amaru.config import Config
+from amaru.config import Config, from_dict
+from amaru.errors import ConfigError
 from amaru.models.decoder import DecoderConfig
+from amaru.models.families import config_of, family_of
 from amaru.models.pattern import layers_from_pattern
 from amaru.nn.attention import Attention
 from amaru.nn.layer import LayerConfig
@@ -47,3 +52,20 @@ class Shape(Config):
     def _heads(self) -> int:
         """Inner width 2 x hidden, in whole heads for every group."""
         return max(1, round(2 * self.hidden / self.mamba_channels / self.groups)) * self.groups
+
+
+def written(model: str | Path) -> DecoderConfig:
+    """`written("hymba-1.5b")`, a checkpoint directory, a `config.json`, or YAML of a `DecoderConfig` with its tuple of layers.
+
+    Raises `ConfigError` for a file that is neither, `CheckpointError` for a config.json that asks for what is not there.
+    """
+    file = Path(model)
+    if not file.is_file():
+        return config_of(model)
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is neither YAML nor JSON: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds a {type(values).__name__}; a model is a mapping: vocab, hidden, layers.")
+    return family_of(values).read_config(values) if "model_type" in values else from_dict(DecoderConfig, values)
