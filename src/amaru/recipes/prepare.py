@@ -1,14 +1,9 @@
 """Text to shards of tokens in several processes: `amaru data prepare`. Stopped, the same command goes on after the last whole shard."""
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +18,7 @@ from amaru.data.files import Piece, read
 from amaru.data.prepare import NORMAL_FORM, SHARD, Reading, Survey, Unit
 from amaru.data.shards import KIND, RECORD, SCHEMA, Prepared
 from amaru.data.tokenizer import Tokenizer
+from amaru.data.workers import run_all
 from amaru.errors import ArtifactError, ConfigError, DataError
 from amaru.recipes.run import Progress
 
@@ -87,7 +83,7 @@ def prepare_text(recipe: PrepareRecipe, out: Path, workers: int, progress: Progr
     surveys = _surveyed(units, recipe.reading, out, workers, progress)
     units, stay = prepare.numbered(units, surveys), prepare.choose(surveys)
     work = [(unit, keep, recipe.reading, str(out), out / _shard(index)) for index, (unit, keep) in enumerate(zip(units, stay, strict=True))]
-    _all(prepare.shard, work, workers, lambda done: progress.update(f"tokenised {done} of {len(units)} shards"))
+    run_all(prepare.shard, work, workers, lambda done: progress.update(f"tokenised {done} of {len(units)} shards"))
     _finish(out, made_from, tokenizer, surveys, len(units))
     return Prepared.load(out)
 
@@ -127,7 +123,7 @@ def _sample(recipe: PrepareRecipe, units: list[Unit]) -> Iterator[str]:
 
 def _surveyed(units: list[Unit], reading: Reading, out: Path, workers: int, progress: Progress) -> list[Survey]:
     work = [(unit, reading, out / f".survey-{index:05d}.safetensors") for index, unit in enumerate(units)]
-    surveys = _all(prepare.survey, work, workers, lambda done: progress.update(f"read {done} of {len(units)} shards"))
+    surveys = run_all(prepare.survey, work, workers, lambda done: progress.update(f"read {done} of {len(units)} shards"))
     if not any(len(survey.digests) for survey in surveys):
         records = [record for unit in units for piece in unit for record in read(piece, reading.field)]
         problem = next((record.problem.sentence for record in records if record.problem), f"{len(records):,} records, all empty.")
@@ -174,30 +170,3 @@ def _totals(counts: list[dict[str, int]]) -> dict[str, int]:
 
 def _shard(index: int) -> str:
     return f"shard-{index:05d}.safetensors"
-
-
-def _all(function: Callable[..., Any], work: list[tuple], workers: int, report: Callable[[int], None]) -> list[Any]:
-    """`function` of each, in processes where there are several workers; the results in the order of `work`."""
-    if workers == 1:
-        return [(function(*each), report(index + 1))[0] for index, each in enumerate(work)]
-    context = multiprocessing.get_context("spawn")  # a fork would inherit locks of torch's threads
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
-        futures = [pool.submit(function, *each) for each in work]
-        try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                report(done)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        return [future.result() for future in futures]
-
-
-def _begin_worker() -> None:
-    """One thread each, no part in Ctrl-C (the parent decides), and no life after the parent's."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
