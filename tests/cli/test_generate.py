@@ -42,6 +42,18 @@ def test_several_prompts_and_json(checkpoint: Path, capsys: pytest.CaptureFixtur
     assert "añade" + results[1]["text"].split("\n")[0] in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [[], ["--lookup"], ["--draft"]], ids=str)
+def test_guesses_say_the_same_and_are_counted(words: list[str], checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draft = [str(checkpoint)] * (words == ["--draft"])
+    asked = ["--prompt", "def f(", "--max-tokens", "60", "--temperature", "0", "--exact", "--json"]
+    assert main(["generate", str(checkpoint), *asked, *words, *draft]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["results"]
+    assert row["text"] == expected(checkpoint, "def f(", 60, Sampling(temperature=0))
+    assert row["tokens_per_pass"] == row["tokens"] / (row["tokens"] - row["accepted"])
+    assert (row["accepted"] == row["drafted"] > 30) if draft else row["accepted"] <= row["drafted"]
+    assert bool(words) or row["drafted"] == 0
+
+
 def test_the_flags_default_to_the_librarys_settings() -> None:
     flags = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
     assert Settings().max_tokens == flags["max_tokens"]
@@ -55,6 +67,7 @@ def test_the_flags_default_to_the_librarys_settings() -> None:
         (["--prompt", "x", "--top-p", "2"], "top_p"),
         (["--prompt", "x", "--max-tokens", "0"], "max_tokens"),
         ([], "--prompt"),
+        (["--prompt", "x", "--lookup", "--draft", "elsewhere"], "one of the two"),
     ],
 )
 def test_wrong_words_are_sentences(words: list[str], told: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

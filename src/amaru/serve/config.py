@@ -7,6 +7,8 @@ from pydantic import Field
 from amaru.config import Config
 from amaru.serve.forward import CHUNK_TOKENS
 
+Guessing = Literal["off", "lookup", "draft"]
+
 
 class EngineConfig(Config):
     """`EngineConfig(memory=4 * 2**30, max_running=32)`: how much the engine may hold, and how it shares its steps.
@@ -32,7 +34,7 @@ class EngineConfig(Config):
     chunk_tokens: int = Field(default=CHUNK_TOKENS, gt=0)
     prefix_bytes: int = Field(default=2**30, ge=0)
     prefix_every: int = Field(default=1024, gt=0)
-    speculate: Literal["off", "lookup", "draft"] = "off"
+    speculate: Guessing = "off"
     draft_tokens: int = Field(default=5, gt=0)
     draft_memory: int = Field(default=2**28, gt=0)
     exact: bool = False

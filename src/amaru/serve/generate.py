@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import CheckpointError, ConfigError
 from amaru.models.decoder import Decoder
-from amaru.serve.config import EngineConfig
+from amaru.serve.config import EngineConfig, Guessing
 from amaru.serve.engine import Engine
 from amaru.serve.forward import CHUNK_TOKENS
 from amaru.serve.request import Event, Finish, Handle, Settings, Token
@@ -15,12 +15,15 @@ from amaru.serve.state_pool import room_of
 
 @dataclass
 class Generation:
-    """What a request became: the tokens after the prompt, their text, and why they end ("stop" or "length")."""
+    """What a request became: the tokens after the prompt, their text, and why they end ("stop" or "length"); how many tokens were
+    guessed ahead, and how many of these the model chose too."""
 
     prompt: list[int]
     told: list[Token] = field(default_factory=list)
     text: str = ""
     finish: Finish | None = None
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def tokens(self) -> list[int]:
@@ -36,14 +39,17 @@ def generate(
     tokenizer: Tokenizer | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
     exact: bool = False,
+    speculate: Guessing = "off",
+    draft: Decoder | None = None,
 ) -> list[Generation]:
     """Continue prompts, all of them together.
 
     >>> generate(decoder, [tokenizer.encode("def main("), [5, 7]], Settings(max_tokens=20))[0].tokens
 
     One `settings` for all, or one for each. `on_event(index, event)` is called as soon as something of prompt `index` is new.
-    Each result is what the prompt gives alone: it has its own generator, and sequences share no state; to the bit, if `exact`. Text,
-    and stop strings, need a `tokenizer`. Raises `ConfigError` for an empty prompt or a token that the vocabulary does not have.
+    Each result is what the prompt gives alone: it has its own generator, and sequences share no state; to the bit, if `exact`. Guesses
+    ("lookup", or "draft" with a smaller model) make it faster and change nothing. Text, and stop strings, need a `tokenizer`.
+    Raises `ConfigError` for an empty prompt or a token that the vocabulary does not have, or a draft that does not fit.
     """
     each = settings if isinstance(settings, list) else [settings] * len(prompts)
     if len(prompts) != len(each):
@@ -51,8 +57,9 @@ def generate(
     if not prompts:
         return []
     longest = max(len(prompt) + wish.max_tokens for prompt, wish in zip(prompts, each, strict=True))
-    config = EngineConfig(max_waiting=len(prompts), max_tokens=longest, chunk_tokens=chunk_tokens, prefix_bytes=0, exact=exact)
-    engine = Engine(decoder, tokenizer, config, room_of(decoder, len(prompts), longest, chunk_tokens))
+    sizes = {"max_waiting": len(prompts), "max_tokens": longest, "chunk_tokens": chunk_tokens, "prefix_bytes": 0}
+    config = EngineConfig(**sizes, exact=exact, speculate=speculate)
+    engine = Engine(decoder, tokenizer, config, room_of(decoder, len(prompts), longest, chunk_tokens), draft)
     results = [Generation(list(prompt)) for prompt in prompts]
     raised: list[Exception] = []
     for index, (prompt, wish) in enumerate(zip(prompts, each, strict=True)):
@@ -76,6 +83,7 @@ def _collector(
         result.told += event.tokens
         result.text += event.text
         result.finish = event.finish
+        result.drafted, result.accepted = handle.drafted_tokens, handle.accepted_tokens
         if event.error:
             raised.append(CheckpointError(event.error))
         try:

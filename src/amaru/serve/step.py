@@ -105,8 +105,9 @@ class Stepper:
         if draft:
             self._settle(share, accepted, before)
         if running.finish and self._prefixes is not None and start + count > running.handle.prompt_tokens:
+            last = hidden[count - 1 + accepted].clone()  # a pass may write its result where the one before had it
             self._see_again(running, start + count + accepted)
-            self._remember(running, hidden[count - 1 + accepted])
+            self._remember(running, last)
 
     def _tell_prompt(self, running: Running, start: int, hidden: Tensor) -> None:
         """Log-probabilities of the prompt, where they were asked for: `hidden` [n, hidden] are its places from `start` on."""

@@ -52,4 +52,6 @@ def usage_of(handles: list[Handle], n: int) -> Usage:
     """A prompt counts once, however many choices it has."""
     prompts = handles[::n]
     completion = sum(handle.completion_tokens for handle in handles)
-    return Usage.of(sum(each.prompt_tokens for each in prompts), completion, sum(each.reused_tokens for each in prompts))
+    drafted, accepted = (sum(getattr(handle, f"{name}_tokens") for handle in handles) for name in ("drafted", "accepted"))
+    reused = sum(each.reused_tokens for each in prompts)
+    return Usage.of(sum(each.prompt_tokens for each in prompts), completion, reused, drafted, accepted)

@@ -11,18 +11,32 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int
 
 
+class CompletionTokensDetails(BaseModel):
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class Usage(BaseModel):
-    """`cached_tokens`: tokens of the prompt that were not computed, because an earlier request had the same beginning."""
+    """`cached_tokens`: tokens of the prompt that were not computed, because an earlier request had the same beginning.
+    Predictions are tokens guessed ahead, of which the accepted are part of the completion."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
     @classmethod
-    def of(cls, prompt: int, completion: int, cached: int) -> "Usage":
-        details = PromptTokensDetails(cached_tokens=cached)
-        return cls(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion, prompt_tokens_details=details)
+    def of(cls, prompt: int, completion: int, cached: int, drafted: int = 0, accepted: int = 0) -> "Usage":
+        return cls(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
+            completion_tokens_details=CompletionTokensDetails(
+                accepted_prediction_tokens=accepted, rejected_prediction_tokens=drafted - accepted
+            ),
+        )
 
 
 class CompletionLogprobs(BaseModel):
