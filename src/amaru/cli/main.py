@@ -65,6 +65,7 @@ VERBS = {
     "serve": Verb("Serve models over HTTP as OpenAI does, with a playground"),
     "eval": Verb("Measure loss and next-token accuracy on text"),
     "convert": Verb("Write a model in another format, and prove that it is the same"),
+    "quantize": Verb("Write a model with weights of 8 or 4 bits, and tell what that costs in quality"),
     "verify": Verb("Compare two checkpoints: tensors, logits, where they differ"),
     "reproduce": Verb("Try a claim of a paper on this machine, and judge it by its records", resumes=True),
     "report": Verb("Write the HTML report of a run"),

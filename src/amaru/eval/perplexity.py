@@ -28,6 +28,7 @@ class Evaluation(Config):
     loss                  nats per token
     next_token_accuracy   share of targets that have the highest logit
     bits_per_byte         bits per byte of UTF-8 text, comparable between tokenizers; None when bytes are unknown
+    teacher_loss          of the teacher on the same targets
     teacher_kl            KL(teacher || model) in nats per token
     teacher_agreement     share of tokens where both have the same highest logit
     """
@@ -36,6 +37,7 @@ class Evaluation(Config):
     loss: float
     next_token_accuracy: float
     bits_per_byte: float | None = None
+    teacher_loss: float | None = None
     teacher_kl: float | None = None
     teacher_agreement: float | None = None
 
@@ -50,6 +52,7 @@ class _Sums:
     nats: float = 0.0
     correct: int = 0
     text_bytes: int = 0
+    teacher_nats: float = 0.0
     kl: float = 0.0
     agreed: int = 0
 
@@ -83,6 +86,7 @@ def evaluate(
         loss=sums.nats / sums.tokens,
         next_token_accuracy=sums.correct / sums.tokens,
         bits_per_byte=sums.nats / math.log(2) / sums.text_bytes if sums.text_bytes else None,
+        teacher_loss=None if teacher is None else sums.teacher_nats / sums.tokens,
         teacher_kl=None if teacher is None else sums.kl / sums.tokens,
         teacher_agreement=None if teacher is None else sums.agreed / sums.tokens,
     )
@@ -98,12 +102,17 @@ def _add(sums: _Sums, decoder: Decoder, batch: TrainingBatch, teacher: Decoder |
     for wanted, logits, theirs in zip(targets.split(_chunk_tokens(decoder)), _logits(decoder, batch, counted), taught, strict=False):
         wanted = wanted.to(logits.device)
         best = logits.argmax(-1)
-        sums.nats += float(F.cross_entropy(logits, wanted, reduction="none").double().sum())
+        sums.nats += _nats(logits, wanted)
         sums.correct += int((best == wanted).sum())
         if theirs is not None:
             theirs = theirs.to(logits.device)
+            sums.teacher_nats += _nats(theirs, wanted)
             sums.kl += float(forward_kl(logits, theirs))
             sums.agreed += int((best == theirs.argmax(-1)).sum())
+
+
+def _nats(logits: Tensor, wanted: Tensor) -> float:
+    return float(F.cross_entropy(logits, wanted, reduction="none").double().sum())
 
 
 def _logits(decoder: Decoder, batch: TrainingBatch, counted: Tensor) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import torch
@@ -32,7 +32,9 @@ Dtype = torch.dtype | Callable[[str], torch.dtype]
 class Checkpoint:
     """A checkpoint on disk under our own names: `Checkpoint(path).read("layers.0.mixer.A_log")`, in its stored dtype.
 
-    `encodings` tells which weights are stored as codes: `read` gives the numbers that they mean, in float32, `codes` the codes. Opening checks that the tensors are exactly those of the config, by name, shape and kind, before any is read.
+    `encodings` tells which weights are stored as codes: `read` gives the numbers that they mean, in float32, and `codes` the codes.
+
+    Opening checks that the tensors are exactly those of the config, by name, shape and kind, before any is read.
     Raises `CheckpointError` naming what is missing, left over, of the wrong shape, or cut short.
     """
 
@@ -75,7 +77,7 @@ class Checkpoint:
         return self._rows(self._files[name], start, stop)
 
     def codes(self, name: str) -> Codes:
-        """Codes and scales of a weight that is stored as such: as `ops.quantised_linear` takes them, of each expert where there are some."""
+        """Codes and scales of a weight that is stored as such, as `ops.quantised_linear` takes them, of all experts."""
         return self._whole(self._files[name]), self._whole(self._scales[name])
 
     def _whole(self, held: str | list[str]) -> Tensor:
@@ -169,7 +171,10 @@ def load(path: str | Path, dtype: torch.dtype | None = None) -> Decoder:
 
 
 def assemble(
-    config: DecoderConfig, read: Read, dtype: torch.dtype | None = None, codes: Mapping[str, Callable[[str], Codes]] = {}  # noqa: B006
+    config: DecoderConfig,
+    read: Read,
+    dtype: torch.dtype | None = None,
+    codes: Mapping[str, Callable[[str], Codes]] = MappingProxyType({}),
 ) -> Decoder:
     """A decoder whose tensors come one by one from `read(name)`, or as codes from `codes[name](name)`; nothing is held twice."""
     with torch.device("meta"):
@@ -226,7 +231,7 @@ def write(
     dtype: Dtype,
     tokenizer: object | None = None,
     values: Mapping[str, Any] | None = None,
-    encodings: Encodings = {},  # noqa: B006
+    encodings: Encodings = MappingProxyType({}),
     source: str | None = None,
 ) -> None:
     """`write(out, config, read, torch.bfloat16)`: the streaming form of `save`; one tensor of `read(name)` is held at a time.
@@ -235,7 +240,8 @@ def write(
     `source` is the fingerprint of what they were made from. Replaces a checkpoint, never another directory: that is a `CheckpointError`.
     """
     path = Path(path)
-    check_place(path)
+    if path.exists() and not (path / "config.json").exists() and (path.is_file() or any(path.iterdir())):
+        raise CheckpointError(f"{path} exists and is no checkpoint, so it is not replaced; choose another place.")
     family = family_for(config)
     plan = list(_planned(family, config, dtype, encodings))
     activations = next(TORCH_DTYPES[entry.dtype] for part, entry in plan if part.ours == "embedding.weight")
@@ -248,12 +254,6 @@ def write(
             tokenizer.save(directory)  # type: ignore[attr-defined]
         (directory / "config.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
         write_shards(directory, [entry for _, entry in plan], _tensors(plan, read))
-
-
-def check_place(path: Path) -> None:
-    """Raise `CheckpointError` for a place where something is that is no checkpoint."""
-    if path.exists() and not (path / "config.json").exists() and (path.is_file() or any(path.iterdir())):
-        raise CheckpointError(f"{path} exists and is no checkpoint, so it is not replaced; choose another place.")
 
 
 def fingerprint(path: str | Path) -> str:

@@ -69,8 +69,8 @@ class Job:
         self.carried = Carried.given(Path(given), self.source.config.vocab) if given else Carried.of(Path(self.source.path))
         self.bytes = bytes_of(self.written, request.dtype)
         self.target.check(self.written, request)
-        _check_place(Path(self.source.path), self.out, request.to)
-        _check_space(self.out, self.bytes)
+        check_place(Path(self.source.path), self.out, request.to)
+        check_space(self.out, self.bytes)
 
     def describe(self) -> dict[str, Any]:
         """What `run` would do."""
@@ -199,7 +199,7 @@ def _appearing(out: Path, is_file: bool) -> Iterator[Path]:
             sync(out.parent)
 
 
-def _check_place(source: Path, out: Path, to: str) -> None:
+def check_place(source: Path, out: Path, to: str) -> None:
     """Only a checkpoint is replaced, and never the source itself."""
     if out.resolve() in (source.resolve(), *source.resolve().parents):
         raise ConfigError(f"The copy would take the place of its source {source}; give another place.")
@@ -208,7 +208,7 @@ def _check_place(source: Path, out: Path, to: str) -> None:
         raise CheckpointError(f"{out} exists and is no checkpoint of the format {to}, so it is not replaced; choose another place.")
 
 
-def _check_space(out: Path, needed: int) -> None:
+def check_space(out: Path, needed: int) -> None:
     there = next(parent for parent in out.absolute().parents if parent.exists())
     free = shutil.disk_usage(there).free
     if needed + SPARE > free:

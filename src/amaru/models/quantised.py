@@ -22,7 +22,7 @@ Encodings = Mapping[str, Encoding]
 """By the name of a weight what it is stored as; what is not named is stored as numbers."""
 
 
-class _Encoded(Config):
+class Group(Config):
     kind: Literal["int4", "int8", "fp8"]
     group: Literal[32, 64, 128] | None = None
     tensors: tuple[str, ...] = Field(min_length=1)
@@ -32,13 +32,13 @@ class _Encoded(Config):
             raise ConfigError(f"quantization_config.group is one of {', '.join(map(str, GROUPS))} for int4 and for nothing else.")
 
 
-class _Said(Config):
+class Quantization(Config):
     """The field of `config.json`, as `say` writes it."""
 
     quant_method: Literal["amaru"]
     version: Literal[1]
     source: str | None = None
-    encodings: tuple[_Encoded, ...]
+    encodings: tuple[Group, ...]
 
 
 def projections(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
@@ -59,7 +59,7 @@ def encodings_of(values: Mapping[str, Any], config: DecoderConfig) -> dict[str, 
     if (said := values.get(FIELD)) is None:
         return {}
     try:
-        groups = from_dict(_Said, said).encodings
+        groups = from_dict(Quantization, said).encodings
     except ConfigError as error:
         raise CheckpointError(f"config.json says a {FIELD} that `amaru quantize` does not write: {error}") from None
     found = {name: Encoding(Kind[each.kind.upper()], each.group or GROUPS[0]) for each in groups for name in each.tensors}
@@ -76,10 +76,10 @@ def say(encodings: Encodings, source: str | None = None) -> dict[str, Any]:
     for name, encoding in encodings.items():
         tensors.setdefault(encoding, []).append(name)
     groups = tuple(
-        _Encoded(kind=each.kind.name.lower(), group=each.group if each.kind is Kind.INT4 else None, tensors=tuple(names))  # type: ignore[arg-type]
+        Group(kind=each.kind.name.lower(), group=each.group if each.kind is Kind.INT4 else None, tensors=tuple(names))  # type: ignore[arg-type]
         for each, names in tensors.items()
     )
-    return to_dict(_Said(quant_method="amaru", version=1, source=source, encodings=groups))
+    return to_dict(Quantization(quant_method="amaru", version=1, source=source, encodings=groups))
 
 
 class Part(NamedTuple):
@@ -130,3 +130,10 @@ def quantised(decoder: Decoder) -> dict[str, QuantisedLinear | Codes]:
         if isinstance(module, QuantisedLinear | Codes):
             found[f"{name}.weight" if isinstance(module, QuantisedLinear) else name] = module
     return found
+
+
+def numbers(decoder: Decoder) -> Decoder:
+    """The decoder itself; raises `ConfigError` if it holds codes, which can be neither trained nor cut."""
+    if quantised(decoder):
+        raise ConfigError("The model holds codes, which are not trained and not cut; take the checkpoint that it was made from.")
+    return decoder

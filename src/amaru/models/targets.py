@@ -69,6 +69,8 @@ def _hf_remarks(source: Source, request: Request, carried: Carried) -> Iterable[
     highest = {layer.time_step_limit[1] for layer in source.config.layers if isinstance(layer, Mamba2)} - {math.inf}
     if highest:
         yield f"transformers up to 5.23 ignores the upper end of time_step_limit, {max(highest):g} here, and lets dt go beyond it"
+    if getattr(source, "encodings", None):
+        yield "its weights of 8 and 4 bits were written as the numbers that its codes mean"
 
 
 def _write_megatron(source: Source, path: Path, request: Request, carried: Carried) -> None:

@@ -46,7 +46,8 @@ class QuantisedExperts(nn.Module):
     def forward(self, x: Tensor, counts: list[int]) -> Tensor:
         """x [N, width], the rows of expert 0 first, `counts` of each -> [N, width]. An expert without rows is not touched."""
         hit = [(rows, expert) for expert, rows in enumerate(x.split(counts)) if len(rows)]
-        return torch.cat([_product(activate(_product(rows, self.up_proj, expert), "relu2"), self.down_proj, expert) for rows, expert in hit])
+        inner = ((activate(_product(rows, self.up_proj, expert), "relu2"), expert) for rows, expert in hit)
+        return torch.cat([_product(rows, self.down_proj, expert) for rows, expert in inner])
 
 
 def _product(x: Tensor, weight: nn.Parameter | Codes, expert: int) -> Tensor:

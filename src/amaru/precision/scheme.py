@@ -52,8 +52,8 @@ class Scheme(Config):
         except re.error as error:
             raise ConfigError(f"'{pattern}' to keep is neither a kind of layer nor a regular expression: {error}.") from None
         if not found:
-            kinds = sorted({layer.kind for layer in config.layers})
-            raise ConfigError(f"Nothing to keep is called '{pattern}'; layers are of kind {', '.join(kinds)}, weights like layers.0.mixer...")
+            kinds, named = sorted({layer.kind for layer in config.layers}), next(iter(projections(config)))
+            raise ConfigError(f"Nothing to keep is called '{pattern}'; layers are of kind {', '.join(kinds)}, weights like {named}.")
         return found
 
 

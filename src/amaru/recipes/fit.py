@@ -9,6 +9,7 @@ from amaru.config import fingerprint_bytes
 from amaru.data.loader import Batches, Loader, in_order
 from amaru.eval.perplexity import evaluate
 from amaru.models.decoder import Decoder
+from amaru.models.quantised import numbers
 from amaru.recipes.pace import matmul_rate
 from amaru.recipes.run import Run
 from amaru.recipes.text import Text
@@ -48,7 +49,7 @@ def fit(
 
     def make(path: Path) -> None:
         run.progress.note(f"  {title or name}: {config.steps} steps of {config.batch_rows} x {loader.phase(0).row_length} tokens")
-        decoder = run.team.model(start, config)
+        decoder = numbers(run.team.model(start, config))
         line = ProgressLine(config.steps)
 
         def report(metrics: StepMetrics) -> None:

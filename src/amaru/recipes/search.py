@@ -26,6 +26,7 @@ from amaru.distill.objective import Distillation
 from amaru.eval.perplexity import evaluate
 from amaru.models.checkpoint import Checkpoint, fingerprint, load
 from amaru.models.decoder import Decoder, DecoderConfig
+from amaru.models.quantised import numbers
 from amaru.nn.batch import Batch
 from amaru.recipes.compare import for_arithmetic
 from amaru.recipes.compression import CompressRecipe, budget_of
@@ -99,7 +100,7 @@ class Search:
 
     @cached_property
     def _parent_fp32(self) -> Decoder:
-        return load(self.recipe.checkpoint, torch.float32)
+        return numbers(load(self.recipe.checkpoint, torch.float32))
 
     def _score(self, made_from: dict[str, str]) -> Scores:
         recipe, progress = self.recipe, self.run.progress.update

@@ -68,10 +68,10 @@ def check_codes(codes: Tensor, scales: Tensor, cols: int) -> None:
     if not (eight and scales.dtype is torch.float32 and scales.shape == (rows,)) and not (
         four and scales.dtype is torch.bfloat16 and grouped
     ):
+        some = f"{width} / {', '.join(map(str, GROUPS[:-1]))} or {GROUPS[-1]}"
         raise ConfigError(
-            f"{cols} columns are int8 or float8_e4m3fn [rows, {cols}] with float32 scales [rows], or uint8 [rows, {width // 2}] with bfloat16 "
-            f"scales [rows, {width} / {', '.join(map(str, GROUPS[:-1]))} or {GROUPS[-1]}]; got {codes.dtype} {list(codes.shape)} and "
-            f"{scales.dtype} {list(scales.shape)}."
+            f"{cols} columns are int8 or float8_e4m3fn [rows, {cols}] with float32 scales [rows], or uint8 [rows, {width // 2}] with "
+            f"bfloat16 scales [rows, {some}]; got {codes.dtype} {list(codes.shape)} and {scales.dtype} {list(scales.shape)}."
         )
 
 
