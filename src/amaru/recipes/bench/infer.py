@@ -86,10 +86,10 @@ def run(
         raise ConfigError(f"There is no peer '{unknown[0]}'; there is: {', '.join(PEERS)}.")
     progress("limits of this machine")
     device, decoder = device or this_machine(), load(checkpoint)
-    taken, theirs, versions = [_ours(decoder, bench, progress)], {}, {"amaru": version("amaru"), "torch": torch.__version__}
+    taken, theirs, versions = [rates(decoder, bench, progress)], {}, {"amaru": version("amaru"), "torch": torch.__version__}
     for name, python in peers.items():
         theirs[name], versions[name] = _peer(name, python, Path(checkpoint), bench, progress)
-        taken.append(_ours(decoder, bench, progress))
+        taken.append(rates(decoder, bench, progress))
     machine = Machine(count=1, device=device)
     rows = (_row(name, taken, theirs, _limit(decoder, name, bench, machine)) for name in bench.rows)
     return Result(
@@ -103,7 +103,8 @@ def run(
     )
 
 
-def _ours(decoder: Decoder, bench: Bench, progress: Progress) -> dict[str, float]:
+def rates(decoder: Decoder, bench: Bench, progress: Progress) -> dict[str, float]:
+    """Tokens per second of every row."""
     found = {}
     for tokens in bench.prefill:
         progress(f"amaru: prefill {tokens}")
