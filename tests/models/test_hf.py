@@ -125,3 +125,18 @@ def test_what_has_no_meaning_here_is_refused(model: transformers.PreTrainedModel
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", quantization_config={"load_in_8bit": True})
     with pytest.raises(ConfigError, match="hidden states"):
         model(torch.zeros(1, 2, dtype=torch.int64), output_hidden_states=True)
+
+
+def test_documents_packed_into_a_row_are_refused(model: transformers.PreTrainedModel) -> None:
+    """They would see each other, and nobody would notice: as the collator of transformers packs them, and as masks of blocks do."""
+    collator = transformers.DataCollatorWithFlattening(return_seq_idx=True, return_flash_attn_kwargs=True)
+    packed = collator([{"input_ids": [5, 6, 7]}, {"input_ids": [8, 9]}])
+    assert packed["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    for name in ("position_ids", "seq_idx", "cu_seq_lens_q"):
+        with pytest.raises(ConfigError, match="several documents packed into one row"):
+            model(input_ids=packed["input_ids"], **{name: packed[name]})
+    with pytest.raises(ConfigError, match="attention_mask of 4 dimensions"):
+        model(input_ids=packed["input_ids"], attention_mask=torch.ones(1, 1, 5, 5))
+    ids, mask = torch.tensor([[3, 5, 6], [7, 8, 9]]), torch.tensor([[0, 1, 1], [1, 1, 1]])
+    places = torch.tensor([[1, 0, 1], [0, 1, 2]])  # what generate hands over: padding has any place
+    assert torch.equal(model(ids, attention_mask=mask, position_ids=places).logits, model(ids, attention_mask=mask).logits)

@@ -29,6 +29,9 @@ except ImportError:
 
 IGNORED = -100  # the label of a token without a loss, as everywhere in transformers
 
+# What collators of packed documents hand to `forward` beside the ids.
+PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "cu_seqlens", "seq_idx")
+
 # What `from_pretrained` of transformers passes on and what means nothing here; anything else that is set is refused.
 UNUSED = {"attn_implementation", "low_cpu_mem_usage", "use_safetensors", "adapter_kwargs", "_commit_hash", "_from_auto"}
 HUB = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "token", "subfolder", "code_revision"}
@@ -125,8 +128,12 @@ class AmaruForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """input_ids [B, L]; attention_mask [B, seen + L], 0 at padding on either side, which is left out, not masked.
 
-        Places follow from the mask, so `position_ids` changes nothing. logits [B, L or logits_to_keep, vocab] are 0 at padding.
+        Places follow from the mask. logits [B, L or logits_to_keep, vocab] are 0 at padding.
+
+        Raises `ConfigError` for several documents packed into a row (places that begin anew, boundaries, a mask of blocks): here a
+        row is one sequence, so each would see those before it. `amaru train` and `amaru sft` pack, and keep boundaries.
         """
+        _require_one_document_a_row(attention_mask, position_ids, kwargs)
         if input_ids is None or any(kwargs.get(name) for name in ("inputs_embeds", "output_hidden_states", "output_attentions")):
             raise ConfigError("amaru's models in transformers take input_ids and return logits; they give no hidden states or attentions.")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask[:, -input_ids.shape[1] :]
@@ -167,6 +174,22 @@ class AmaruForCausalLM(PreTrainedModel, GenerationMixin):
 
 class HymbaForCausalLM(AmaruForCausalLM):
     config_class = HymbaConfig
+
+
+def _require_one_document_a_row(mask: Tensor | None, places: Tensor | None, more: dict[str, Any]) -> None:
+    """Refuse what collators of packed data hand over; a row of one document has places that rise by one from token to token."""
+    said = [name for name in PACKED if more.get(name) is not None]
+    if mask is not None and mask.ndim != 2:
+        said.append(f"an attention_mask of {mask.ndim} dimensions")
+    elif places is not None and places.shape[-1] > 1:
+        steps = places.diff() != 1
+        real = torch.ones_like(steps) if mask is None else mask[:, -places.shape[-1] :].bool().unfold(1, 2, 1).all(-1)
+        said += ["position_ids that begin anew within a row"] if bool((steps & real).any()) else []
+    if said:
+        raise ConfigError(
+            f"This model got {', '.join(said)}, as for several documents packed into one row; here a row is one sequence. Give each "
+            "document a row of its own, or train packed with `amaru train` or `amaru sft`."
+        )
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
