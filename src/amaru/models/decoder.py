@@ -8,6 +8,7 @@ from typing import Annotated, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from amaru.axes import Axes, Axis, TensorSpec
 from amaru.config import Config
@@ -127,7 +128,8 @@ class Decoder(nn.Module):
     """`Decoder(config)(batch) -> logits [T, vocab]` in at least fp32; weights are uninitialised until drawn or loaded.
 
     `compute_dtype` is the dtype of activations (None: that of the embedding); weights are cast to it at use, so
-    fp32 master weights train with bf16 arithmetic by setting it.
+    fp32 master weights train with bf16 arithmetic by setting it. With `recompute_every` = k each k-th layer (1: every one)
+    keeps only what it reads for the backward pass, and is run again there: less memory, more time, the same gradients to the bit.
     """
 
     meta_tokens: nn.Parameter | None
@@ -136,6 +138,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
+        self.recompute_every: int | None = None
         self.embedding = nn.Embedding(config.vocab, config.hidden, _weight=torch.empty(config.vocab, config.hidden))
         self.meta_tokens = nn.Parameter(torch.empty(config.meta_tokens, config.hidden)) if config.meta_tokens else None
         self.layers = nn.ModuleList(ResidualLayer(layer, config) for layer in config.layers)
@@ -159,8 +162,12 @@ class Decoder(nn.Module):
 
     def _through(self, x: Tensor, batch: Batch, state: list[dict[str, Tensor]] | None) -> Tensor:
         kv = None
+        again = self.recompute_every if state is None and torch.is_grad_enabled() else None
         for index, layer in enumerate(self.layers):
-            x, kv = layer(x, batch, None if state is None else state[index], kv)
+            if again and (index + 1) % again == 0:
+                x, kv = checkpoint(layer, x, batch, None, kv, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x, kv = layer(x, batch, None if state is None else state[index], kv)
         return x
 
     def begin(self, batch: Batch, state: DecoderState | None = None) -> tuple[Tensor, Batch, Tensor | None]:
