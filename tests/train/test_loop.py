@@ -1,6 +1,7 @@
 """The loop: it learns, it repeats bit for bit, and its refusals are sentences."""
 
 import math
+import signal
 from dataclasses import replace
 
 import pytest
@@ -51,6 +52,19 @@ def test_the_same_run_twice_is_the_same_bit_for_bit(tmp_path, rows) -> None:
         prints.append(fingerprint_weights(model))
     assert prints[0] == prints[1]
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_what_is_run_again_may_change_when_a_run_goes_on(tmp_path, rows) -> None:
+    def stop(metrics) -> None:
+        if metrics.step == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    recipe = replace(RECIPE, dtype="bf16")
+    run(tmp_path / "whole", whole := fresh_model(), recipe, rows)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", fresh_model(), replace(recipe, recompute_every=1), rows, report=stop)
+    history = run(tmp_path / "parts", model := fresh_model(), replace(recipe, recompute_every=2), rows)
+    assert history.resumed_from == 4 and fingerprint_weights(model) == fingerprint_weights(whole)
 
 
 def test_validation_runs_when_asked_and_at_the_end(tmp_path, model, rows) -> None:

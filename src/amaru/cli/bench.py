@@ -8,8 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from amaru.cli.bench_beside import beside
+from amaru.cli.bench_input import numbers, pythons
+from amaru.cli.bench_train import memory, train
 from amaru.cli.output import JsonFlag, LiveLine, emit
-from amaru.errors import ConfigError
 from amaru.report.numbers import percent
 
 
@@ -30,9 +32,9 @@ def infer(
     from amaru.config import to_dict
     from amaru.recipes.bench.infer import Bench, run
 
-    bench = Bench(prefill=_numbers("--prefill", prefill), decode=_numbers("--decode", decode))
+    bench = Bench(prefill=numbers("--prefill", prefill), decode=numbers("--decode", decode))
     with LiveLine() as live:
-        result = run(checkpoint, _peers(peers), bench, live.update)
+        result = run(checkpoint, pythons(peers), bench, live.update)
     emit(to_dict(result), json=json, people=_print_infer)
 
 
@@ -55,20 +57,6 @@ def long(
     with LiveLine() as live:
         found = beside_a_transformer(checkpoint, settings, live.update)
     emit({name: to_dict(each) for name, each in found.items()}, json=json, people=_print_long)
-
-
-def _numbers(flag: str, text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise ConfigError(f"{flag} takes positive whole numbers with commas between them; got '{text}'.")
-    return tuple(map(int, parts))
-
-
-def _peers(text: str | None) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in (text or "").split(",") if pair]
-    if wrong := [name for name, equals, python in pairs if not equals or not Path(python).is_file()]:
-        raise ConfigError(f"--peers takes NAME=PYTHON with the path of a Python that exists; '{wrong[0]}' has none.")
-    return {name: python for name, _, python in pairs}
 
 
 def _print_infer(facts: Mapping[str, Any], console: Console) -> None:
@@ -103,4 +91,4 @@ def _print_long(facts: Mapping[str, Any], console: Console) -> None:
     console.print(f"\n{rates[0] / rates[1]:.1f} times as many output tokens per second")
 
 
-commands = {"infer": infer, "long": long}
+commands = {"infer": infer, "beside": beside, "long": long, "train": train, "memory": memory}

@@ -140,6 +140,11 @@ def forward_flops(config: DecoderConfig, context: int) -> int:
     return step_flops(config, context).total
 
 
+def training_flops(config: DecoderConfig, context: int) -> int:
+    """FLOPs to learn from one token that sees `context` tokens: forward, and twice that backward; what is run again is not counted."""
+    return 3 * forward_flops(config, context)
+
+
 def step_flops(config: DecoderConfig, context: int) -> Flops:
     """`forward_flops` by what does them."""
     return _flops(config, 1, lambda layer: layer.visible(context + config.meta_tokens))

@@ -33,6 +33,7 @@ class Learning(Config):
     batch_rows     rows a step, or
     batch_tokens   tokens a step, whatever the length of rows
     micro_tokens   at most so many at once (a whole row at least); the batch is accumulated from as many passes as that takes
+    recompute_every  so many layers one is run again in the backward pass instead of keeping what it computed
     warmup_share   share of the steps in which the learning rate rises, or
     warmup_tokens  tokens in which it does; then it falls to `final_lr_share` of `lr`
     schedule       cosine: from the warm-up on; wsd: in the last `decay_share` of the steps, as `decay` says
@@ -46,6 +47,7 @@ class Learning(Config):
     batch_rows: int = Field(default=8, gt=0)
     batch_tokens: int | None = Field(default=None, gt=0)
     micro_tokens: int | None = Field(default=None, gt=0)
+    recompute_every: int | None = Field(default=None, gt=0)
     lr: float = Field(default=1e-3, gt=0)
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
     warmup_tokens: int | None = Field(default=None, ge=0)
@@ -88,6 +90,7 @@ class Learning(Config):
             steps=steps,
             batch_rows=self.rows(row_length),
             micro_tokens=self.micro_tokens,
+            recompute_every=self.recompute_every,
             lr=self.lr,
             warmup=min(steps - 1, round(share * steps)),
             schedule=self.schedule,

@@ -61,7 +61,7 @@ def train(
     _require_agreement(loader, recipe, validate is not None)
     keep_freed_memory()
     out = Path(out)
-    model.compute_dtype = COMPUTE_DTYPES[recipe.dtype]
+    model.compute_dtype, model.recompute_every = COMPUTE_DTYPES[recipe.dtype], recipe.recompute_every
     optimizer = adamw(model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps)
     kept = (store or _checkpoints(recipe))(out / "checkpoints", _origin(model, loader, recipe, placement) | dict(made_from or {}))
     torch.manual_seed(recipe.seed)

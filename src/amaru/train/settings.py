@@ -18,6 +18,7 @@ class TrainConfig(Config):
 
     batch_rows      of the first phase; others have their own (`Batches.phase`)
     micro_tokens    at most so many tokens at once (but a whole row at least): larger batches are accumulated
+    recompute_every so many layers one keeps only what it reads, and is run again in the backward pass (`Decoder`)
     decay_share     of all steps, in which wsd falls, and how
     dtype           of the arithmetic; weights stay fp32
     validate_every  steps; None: after the last one only
@@ -29,6 +30,7 @@ class TrainConfig(Config):
     steps: int = Field(gt=0)
     batch_rows: int = Field(gt=0)
     micro_tokens: int | None = Field(default=None, gt=0)
+    recompute_every: int | None = Field(default=None, gt=0)
     lr: float = Field(gt=0)
     warmup: int = Field(default=0, ge=0)
     schedule: Literal["cosine", "wsd"] = "cosine"
@@ -64,8 +66,9 @@ class TrainConfig(Config):
         return self.lr * wsd(step, **lengths, decay_share=self.decay_share, fall=self.decay)
 
     def deciding(self) -> dict[str, Any]:
-        """What decides the result: not when and how the state is saved, nor where the guard stops instead of skipping."""
-        values = {name: value for name, value in to_dict(self).items() if not name.startswith("checkpoint_") and name != "keep_best"}
+        """What decides the result: not how the state is saved, what is run again, nor where the guard stops instead of skipping."""
+        apart = ("keep_best", "recompute_every")
+        values = {name: value for name, value in to_dict(self).items() if not name.startswith("checkpoint_") and name not in apart}
         return values | {"guard": guarded(values["guard"])}
 
 

@@ -77,12 +77,12 @@ class Stepper:
         self.optimizer.zero_grad()
 
     def _utilisation(self, batches: Sequence[TrainingBatch], seconds: float) -> float | None:
-        """FLOPs of forward and backward (three times forward; what is computed again is not counted) as a share of what matmul can do."""
+        """FLOPs of forward and backward as a share of what matmul can do."""
         if self.matmul_rate is None:
             return None
         tokens = sum(len(batch.ids) for batch in batches)
         seen = sum(int(batch.positions.sum()) for batch in batches) // tokens + 1
-        return 3 * tokens * cost.forward_flops(self.model.config, seen) / seconds / self.matmul_rate
+        return tokens * cost.training_flops(self.model.config, seen) / seconds / self.matmul_rate
 
 
 def micro_batches(loader: Batches, step: int, most_tokens: int | None, placement: Placement = ALONE) -> list[TrainingBatch]:

@@ -12,7 +12,7 @@ from amaru.ops.native import call, lacks, refusal
 
 @dataclass(frozen=True, eq=False)
 class TokenCrossEntropy:
-    """`head_loss(hidden, weight, TokenCrossEntropy(targets))`: the sum of -log p(target), in nats, over tokens whose target is not `ignored`.
+    """`head_loss(hidden, weight, TokenCrossEntropy(targets))`: the sum of -log p(target) in nats, where the target is not `ignored`.
 
     targets int64 [T], below the size of the vocabulary.
     """
