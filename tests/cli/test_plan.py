@@ -32,6 +32,19 @@ def test_the_context_changes_only_the_cache(capsys: pytest.CaptureFixture[str]) 
     assert memories[1]["total"] - memories[0]["total"] == memories[1]["kv"] - memories[0]["kv"] == 2000 * 40_960 // 4
 
 
+def test_training_is_planned_for_a_layout(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "nemotron-h-8b", "--train", "4096", "--processes", "8", "--tensor-parallel", "4", "--sequence-parallel"]
+    assert main([*words, "--json"]) == 0
+    training = json.loads(capsys.readouterr().out)["training"]
+    each, again = training["each"], training["recomputed"]
+    assert training["layout"] == {"data": 2, "tensor": 4, "sequence": True}
+    assert each["total"] == sum(value for name, value in each.items() if name != "total")
+    assert each["optimizer"] == 2 * each["weights"] == 2 * each["gradients"]
+    assert again["activations"] < each["activations"] / 5 and again["weights"] == each["weights"]
+    assert main(words) == 0
+    assert "2 share every batch, 4 every layer, the tokens between layers too" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -46,6 +59,9 @@ def test_the_context_changes_only_the_cache(capsys: pytest.CaptureFixture[str]) 
         (["--bandwidth", "1TB"], "--device cpu"),
         (["--device", "h100", "--bandwidth", "fast"], "is not a size"),
         (["--embedding", "int3"], "embedding"),
+        (["--processes", "2"], "--train"),
+        (["--train", "64", "--processes", "6", "--tensor-parallel", "4"], "6 processes do not make groups of 4"),
+        (["--train", "64", "--processes", "3", "--tensor-parallel", "3"], "a mamba2 layer has 8 indices of 'group'"),
     ],
 )
 def test_wrong_settings_are_sentences(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

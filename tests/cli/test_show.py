@@ -38,6 +38,18 @@ def test_parameters_of_a_checkpoint_are_those_of_its_tensors(tmp_path: Path, cap
     assert shapes == {name: list(parameter.shape) for name, parameter in decoder.layers[2].named_parameters()}
 
 
+def test_shards_are_the_parts_of_every_tensor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "nemotron-h-8b", "--shards", "4", "--json"]) == 0
+    shards = json.loads(capsys.readouterr().out)["shards"]
+    rows = {(row["layer"], row["name"]): row for row in shards["tensors"]}
+    assert rows[0, "mixer.in_proj.weight"]["shape"] == [18560, 4096] and rows[0, "mixer.in_proj.weight"]["shape_each"] == [4640, 4096]
+    assert rows[1, "mixer.down_proj.weight"]["shape_each"] == [4096, 5376] and not rows[None, "norm.weight"]["divided"]
+    assert main(["show", "nemotron-h-8b", "--shards", "4"]) == 0
+    assert "0 and 23 alike" in capsys.readouterr().out
+    assert main(["show", "nemotron-h-8b", "--shards", "3"]) == 2
+    assert "axis" not in (told := capsys.readouterr().err) and "8 indices of 'group'" in told
+
+
 def test_people_see_the_stack_and_the_layouts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "nemotron-h-8b", "--axes", "0"]) == 0
     out = capsys.readouterr().out

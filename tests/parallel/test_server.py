@@ -60,6 +60,13 @@ def test_a_process_that_dies_ends_all_with_one_sentence(tmp_path: Path, rank: in
         assert f"process {rank} of 2 was ended by signal 9" in said and "Traceback" not in said
 
 
+def test_nobody_outlives_whoever_started_them(tmp_path: Path) -> None:
+    with server_process(str(checkpoint(tmp_path / "m")), *TWO) as (running, _):
+        everyone = children(running.pid)
+        running.kill()
+        assert not psutil.wait_procs(everyone, timeout=20)[1]
+
+
 def test_an_error_in_another_process_is_the_one_sentence(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "m")
     refused = amaru("generate", str(path), "--prompt", "x", "--tensor-parallel", "3")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from amaru.cli import plan_training
 from amaru.cli.output import Finding, JsonFlag, emit
 from amaru.config.units import parse_bytes, parse_count, parse_share
 from amaru.errors import ConfigError
@@ -30,6 +31,10 @@ def command(
     reserve: Annotated[str, typer.Option(help="Of each device's memory, for activations and the runtime: 10% or 8GB.")] = "10%",
     bandwidth: Annotated[str | None, typer.Option(help="Bytes per second of a device, such as 100GB, instead of the published.")] = None,
     flops: Annotated[str | None, typer.Option(help="FLOP/s of a device, such as 2T, instead of the published.")] = None,
+    train: Annotated[int | None, typer.Option(min=1, help="Also what training takes, with so many tokens at once in a process.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="That train together.")] = 1,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="So many of them share every layer; the others share every batch.")] = 1,
+    sequence_parallel: Annotated[bool, typer.Option("--sequence-parallel", help="Those share the tokens between layers too.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Tell what a model needs before it runs: bytes of weights, caches and states, and FLOPs, counted from its config.
@@ -70,6 +75,10 @@ def command(
         facts |= on_device(config, workload, _machine(device, bandwidth, flops), reserve)
     elif bandwidth or flops:
         raise ConfigError("--bandwidth and --flops are figures of a device; name it with --device, for example --device cpu.")
+    if train is not None:
+        facts["training"] = plan_training.describe(config, train, processes, tensor_parallel, sequence_parallel)
+    elif (processes, tensor_parallel, sequence_parallel) != (1, 1, False):
+        raise ConfigError("--processes, --tensor-parallel and --sequence-parallel plan a training; give its tokens with --train, say 4096.")
     emit(facts, json=json, people=show)
     if device is not None and not facts["fits"]:
         over = facts["memory_per_device"]["total"] - facts["device"]["usable"]
@@ -174,6 +183,8 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
     if "device" in facts:
         _show_fit(facts, console)
         _show_times(facts, console)
+    if "training" in facts:
+        plan_training.show(facts["training"], console)
 
 
 def _memory_table(facts: Mapping[str, Any]) -> Table:

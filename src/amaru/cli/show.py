@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from amaru.cli import shards
 from amaru.cli.output import JsonFlag, emit
 from amaru.errors import ConfigError
 from amaru.report.numbers import count, percent
@@ -24,6 +25,9 @@ def command(
     axes: Annotated[
         int | None, typer.Option(metavar="LAYER", help="Also list the tensors of this layer and the axes they are made of.")
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--shards", metavar="PROCESSES", min=1, help="Also how so many processes share each tensor.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Show what a model is made of: its stack, the widths of each kind of layer, and where the parameters are.
@@ -34,7 +38,10 @@ def command(
     from amaru.models.families import config_of
 
     config = config_of(model)
-    emit({"model": model, **describe(config, axes)}, json=json, people=show)
+    facts = {"model": model, **describe(config, axes)}
+    if processes is not None:
+        facts["shards"] = shards.describe(config, processes)
+    emit(facts, json=json, people=show)
 
 
 def describe(config: Any, layer: int | None = None) -> dict[str, Any]:
@@ -137,6 +144,8 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
     if "layer" in facts:
         console.print()
         _show_layer(facts["layer"], console)
+    if "shards" in facts:
+        shards.show(facts["shards"], console)
 
 
 def _parameters(facts: Mapping[str, Any]) -> str:

@@ -22,20 +22,31 @@ def launch(count: int, words: Sequence[str]) -> int:
     What torchrun does on one machine, with less to say: the first process has this one's input and output; of the others
     only the last words of one that failed are printed. Ctrl-C reaches all of them, SIGTERM is handed to the first.
     """
-    with tempfile.TemporaryDirectory(prefix="amaru-") as folder, tempfile.TemporaryFile("w+") as said:
-        processes = [_start(rank, count, words, f"{folder}/meeting", said) for rank in range(count)]
+    with tempfile.TemporaryDirectory(prefix="amaru-") as folder, tempfile.TemporaryFile("w+") as said, _lifeline() as line:
+        processes = [_start(rank, count, words, f"{line}:{folder}/meeting", said) for rank in range(count)]
         with _handed_to(processes[0]):
             codes = _watched(processes)
         said.seek(0)
         return _verdict(codes, said.read().strip())
 
 
-def _start(rank: int, count: int, words: Sequence[str], meeting: str, said: IO[str]) -> subprocess.Popen:
+@contextmanager
+def _lifeline() -> Iterator[int]:
+    """A pipe of which the processes have the end to read from: when the other end is gone, so is whoever watches them."""
+    ours, held = os.pipe()
+    try:
+        yield ours
+    finally:
+        os.close(ours)
+        os.close(held)
+
+
+def _start(rank: int, count: int, words: Sequence[str], watched: str, said: IO[str]) -> subprocess.Popen:
     threads = max(1, (os.cpu_count() or 1) // count)
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, LAUNCHED: meeting}
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, LAUNCHED: watched}
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {name: str(value) for name, value in place.items()}
     streams = {} if rank == 0 else {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
-    return subprocess.Popen([sys.executable, "-m", "amaru", *words], env=environment, **streams)
+    return subprocess.Popen([sys.executable, "-m", "amaru", *words], env=environment, pass_fds=[int(watched.split(":")[0])], **streams)
 
 
 def _verdict(codes: list[int], said: str) -> int:

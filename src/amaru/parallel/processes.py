@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from amaru.errors import ConfigError, ProcessError
 
 LOST = 75  # the exit code of a process that ended because another did; whoever started both looks at that one's
-LAUNCHED = "AMARU_LAUNCHED"  # set where `launch` watches, which then says what happened: the file by which processes find each other
+LAUNCHED = "AMARU_LAUNCHED"  # set where `launch` watches, and says what happened: a pipe that ends with it, and a file to meet by
 UNLIMITED = timedelta(days=365)  # a server may idle; a process that dies closes its connections, which is noticed at once
 SIGNS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset")
 
@@ -54,8 +55,7 @@ def joined(world: World, *, follow_signals: bool = True) -> Iterator[World]:
     if not (follow_signals or world.leads):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-    place = f"file://{os.environ[LAUNCHED]}" if LAUNCHED in os.environ else "env://"
-    dist.init_process_group("gloo", init_method=place, rank=world.rank, world_size=world.size, timeout=UNLIMITED)
+    dist.init_process_group("gloo", init_method=_meeting(), rank=world.rank, world_size=world.size, timeout=UNLIMITED)
     try:
         yield world
         dist.barrier()  # nobody closes connections that another still reads from
@@ -67,6 +67,20 @@ def joined(world: World, *, follow_signals: bool = True) -> Iterator[World]:
         raise ProcessError(f"Process {world.rank} of {world.size} ended because it lost another; what that one said comes first.") from None
     finally:
         dist.destroy_process_group()
+
+
+def _meeting() -> str:
+    """Where the processes find each other; under `launch` this one also ends when that is gone, whatever ended it."""
+    if LAUNCHED not in os.environ:
+        return "env://"
+    line, _, file = os.environ[LAUNCHED].partition(":")
+    threading.Thread(target=_end_with, args=(int(line),), daemon=True).start()
+    return f"file://{file}"
+
+
+def _end_with(line: int) -> None:
+    os.read(line, 1)  # nothing is ever written to it
+    os._exit(LOST)
 
 
 def _lost(error: Exception) -> bool:

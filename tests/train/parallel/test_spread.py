@@ -10,8 +10,10 @@ from tests.train.parallel.spread_run import CONFIG, SHORT, TIED, alone, spread
 
 from amaru.errors import ConfigError
 from amaru.models import DecoderConfig
+from amaru.nn import Attention
 from amaru.parallel.shares import cut
 from amaru.train.parallel.layout import Layout
+from amaru.train.parallel.spread import Spread
 
 TWO = {"data": Layout(data=2), "tensor": Layout(tensor=2), "tensor and sequence": Layout(tensor=2, sequence=True)}
 FOUR = {
@@ -62,3 +64,8 @@ def test_layouts_that_cannot_be_are_refused() -> None:
         Layout.of(3, tensor=2)
     with pytest.raises(ConfigError, match="one process"):
         Layout(data=2, sequence=True)
+    narrow = replace(CONFIG, layers=(Attention(query_heads=4, kv_heads=2, channels=4),))
+    with pytest.raises(ConfigError, match="copies of the same KV heads"):
+        Spread(narrow, Layout(tensor=4))
+    with pytest.raises(ConfigError, match=r"a mamba2 layer has 4 indices of 'group'.*\(layer 0\)"):
+        Spread(CONFIG, Layout(tensor=3))

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from amaru.errors import ConfigError
 from amaru.models.decoder import Decoder, DecoderConfig
 from amaru.nn.linear import Linear
 from amaru.nn.moe import Experts, Router
@@ -39,6 +40,11 @@ class Spread:
     """
 
     def __init__(self, config: DecoderConfig, layout: Layout, *, bf16: bool = False, device: str = "cpu") -> None:
+        if Share(config, 0, layout.tensor).copies():
+            raise ConfigError(
+                f"Tensor parallelism over {layout.tensor} would give processes copies of the same KV heads, whose gradients nobody adds; "
+                "train with no more processes for a layer than an attention layer has KV heads."
+            )
         mesh = init_device_mesh(device, (layout.data, layout.tensor), mesh_dim_names=("data", "tensor"))
         self.layout, self.bf16, self.device, self._data = layout, bf16, torch.device(device), mesh["data"]
         self.tensor = Group.of(mesh["tensor"].get_group())
