@@ -54,7 +54,7 @@ def command(
         "learning.tokens": count("--tokens", tokens),
         "learning.lr": lr,
         "seed": seed,
-        **_precision(precision),
+        **_precision(precision, settings or []),
     }
     resolved = build_recipe(TrainRecipe, recipe and find(recipe), given, settings or [])
     directory = out or default_directory("train", resolved)
@@ -78,9 +78,11 @@ def command(
     emit({**trained.summary, "report": write_report(directory), "next": following}, json=json, people=_print_summary)
 
 
-def _precision(name: str | None) -> dict[str, Any]:
+def _precision(name: str | None, settings: list[str]) -> dict[str, Any]:
     if name not in (None, "bf16", "fp32", "fp8"):
         raise ConfigError(f"--precision is bf16, fp32 or fp8; got '{name}'.")
+    if name in ("bf16", "fp32") and any(setting.startswith("fp8") for setting in settings):
+        raise ConfigError(f"Settings of fp8 have no effect with --precision {name}; leave them out, or give --precision fp8.")
     return {"learning.dtype": "bf16" if name == "fp8" else name, "fp8": {} if name == "fp8" else None}
 
 

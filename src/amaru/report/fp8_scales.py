@@ -11,7 +11,7 @@ from amaru.report.figures import loss_curves
 from amaru.report.page import Block, Drawing, Section, Table
 from amaru.report.svg import INK, SERIES, canvas
 
-ROLES = {"input": "activations, E4M3", "weight": "weights, E4M3", "gradient": "gradients, E5M2"}
+ROLES = {"input": "activations", "weight": "weights", "gradient": "gradients"}  # in E4M3, E4M3 and E5M2
 Looks = Sequence[Mapping[str, Any]]
 
 
@@ -25,8 +25,8 @@ def scale_blocks(looks: Looks) -> list[Block]:
     """Underflow over training, a histogram of scales, and every tensor at the last look."""
     return [
         Drawing(
-            loss_curves(dict(_underflow(looks)), x_label="step", y_label="share of numbers that became 0, %"),
-            "Mean over the tensors of a kind, and the tensor that lost most, at every look.",
+            underflow_curves(looks),
+            "Activations and weights in E4M3, gradients in E5M2: the mean over tensors, and the tensor that lost most, at every look.",
         ),
         Drawing(
             scale_histogram(looks),
@@ -34,6 +34,11 @@ def scale_blocks(looks: Looks) -> list[Block]:
         ),
         _last_look(looks[-1]),
     ]
+
+
+def underflow_curves(looks: Looks) -> str:
+    """Shares of numbers that became 0 against steps."""
+    return loss_curves(dict(_underflow(looks)), x_label="step", y_label="share of numbers that became 0, %")
 
 
 def _underflow(looks: Looks) -> Iterator[tuple[str, list[tuple[float, float]]]]:
