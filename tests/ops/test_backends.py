@@ -117,9 +117,12 @@ def test_a_native_cache_that_cannot_be_written_is_a_reason(monkeypatch, tmp_path
     assert "could not be stored or loaded" in rows("ssd")["native"][1]
 
 
-def test_two_that_compile_native_kernels_at_once_both_get_whole_ones(tmp_path):
+def test_two_that_want_native_kernels_at_once_compile_them_once(tmp_path, monkeypatch):
+    compiled, run = [], library._run
+    monkeypatch.setattr(library, "_run", lambda command: (compiled.append(command) if "-c" in command else None, run(command))[1])
     compiler = library._library.__wrapped__  # uncached, as in two processes
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(compiler, ["", ""], [str(tmp_path)] * 2))
     assert [each.reason for each in found] == [None, None]
-    assert len(list((tmp_path / "amaru").iterdir())) == 1
+    assert len(list((tmp_path / "amaru").glob("*.so"))) == 1
+    assert len(compiled) == len(list(library.SOURCES.glob("*.cpp")))

@@ -18,6 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # not POSIX: two processes then compile at once, and the last one's file stays
+    fcntl = None
+
 SOURCES = Path(__file__).parent
 # Neither flag touches infinities and NaN: one drops errno, the other the promise of exact exception flags.
 FLAGS = [
@@ -55,7 +60,7 @@ def _library(wanted: str, cache_home: str) -> Library:
             None, f"needs a C++ compiler; CXX={wanted} is none" if wanted else "needs a C++ compiler, found neither g++ nor clang++"
         )
     try:
-        path = cache / f"kernels-{_fingerprint(compiler)}.so"
+        path = cache / f"kernels-{_fingerprint(compiler, sorted(SOURCES.glob('*.cpp')))}.so"
         if not path.exists():
             _compile(compiler, path)
         return Library(ctypes.CDLL(str(path)), None)
@@ -67,33 +72,48 @@ def _library(wanted: str, cache_home: str) -> Library:
         return Library(None, f"could not be stored or loaded in {cache}: {error}")
 
 
-def _fingerprint(compiler: str) -> str:
-    """A hash of all that decides the result: sources, flags, the compiler, and what it takes this CPU to be."""
+def _fingerprint(compiler: str, sources: Sequence[Path]) -> str:
+    """A hash of all that decides the result: sources and headers, flags, the compiler, and what it takes this CPU to be."""
     digest = hashlib.sha256(" ".join(FLAGS).encode())
-    for source in sorted(SOURCES.glob("*.[ch]*")):
+    for source in [*sources, *sorted(SOURCES.glob("*.h"))]:
         digest.update(source.read_bytes())
-    for question in (["--version"], ["-march=native", "-dM", "-E", "-x", "c++", os.devnull]):
-        digest.update(_run([compiler, *question]).encode())
+    digest.update(_described(compiler).encode())
     return digest.hexdigest()[:16]
 
 
+@functools.cache
+def _described(compiler: str) -> str:
+    return "".join(_run([compiler, *question]) for question in (["--version"], ["-march=native", "-dM", "-E", "-x", "c++", os.devnull]))
+
+
 def _compile(compiler: str, path: Path) -> None:
-    """Into a name of our own first, then renamed: two processes that compile at once both end with a whole file."""
+    """One process compiles, others that want the same wait for it. A kernel whose source did not change is not compiled again."""
     start = time.perf_counter()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        result = Path(directory) / path.name
+    objects = path.parent / "objects"
+    objects.mkdir(parents=True, exist_ok=True)
+    with (path.parent / "compiling").open("w") as lock:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(lambda source: _object(compiler, source, result.parent), sorted(SOURCES.glob("*.cpp"))))
-        _run([compiler, *FLAGS, "-shared", "-o", str(result), *map(str, objects)])
-        os.replace(result, path)
+            parts = list(pool.map(lambda source: _object(compiler, source, objects), sorted(SOURCES.glob("*.cpp"))))
+        _made(path, ["-shared", *map(str, parts)], compiler)
     log.info("Compiled the CPU kernels in %.1f s: %s", time.perf_counter() - start, path)
 
 
 def _object(compiler: str, source: Path, directory: Path) -> Path:
-    result = directory / f"{source.stem}.o"
-    _run([compiler, *FLAGS, "-c", "-o", str(result), str(source)])
-    return result
+    result = directory / f"{source.stem}-{_fingerprint(compiler, [source])}.o"
+    return result if result.exists() else _made(result, ["-c", str(source)], compiler)
+
+
+def _made(path: Path, arguments: Sequence[str], compiler: str) -> Path:
+    """Into a name of our own first, then renamed: a file of that name is always whole."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        partial = Path(directory) / path.name
+        _run([compiler, *FLAGS, "-o", str(partial), *arguments])
+        os.replace(partial, path)
+    return path
 
 
 def _run(command: list[str]) -> str:
