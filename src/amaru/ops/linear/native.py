@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from amaru.ops.exactness import is_exact
-from amaru.ops.native import kernel, short
+from amaru.ops.native import kernel, lacks, short
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def refuses(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> str | None
         return "records no gradients"
     if x.dim() != 2 and not is_exact():
         return f"needs x [T, cols], got {list(x.shape)}"
-    if x.shape[0] > most_rows() and not is_exact():
+    if not is_exact() and lacks() is None and x.shape[0] > most_rows():
         return f"serves up to {most_rows()} rows of x, got {x.shape[0]}"
     return None
 
