@@ -1,6 +1,7 @@
-"""Weights in fewer bits: how numbers become codes, and which layers of a decoder take them.
+"""Fewer bits: how numbers become codes, and which layers of a decoder take them, for use (8 and 4 bits) and in training (FP8).
 
-Lives here: encodings and their application. Not here: products with codes (`ops`), the layer that holds them (`nn`).
+Lives here: encodings, their application, the emulated products of FP8. Not here: products with codes (`ops`), the layer that holds them
+(`nn`).
 Imports models, nn, ops, config and errors.
 """
 
