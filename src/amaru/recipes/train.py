@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from amaru.config import Config
 from amaru.errors import ConfigError
 from amaru.models import cost
-from amaru.models.checkpoint import Checkpoint, fingerprint, load
+from amaru.models.checkpoint import Checkpoint, fingerprint
 from amaru.models.decoder import Decoder, DecoderConfig
 from amaru.models.pattern import pattern_of
 from amaru.precision.fp8 import Fp8Recipe
@@ -21,6 +20,7 @@ from amaru.recipes.fp8 import training_in
 from amaru.recipes.learning import Learning
 from amaru.recipes.run import Run
 from amaru.recipes.shape import Shape, written
+from amaru.recipes.team import From, Start
 from amaru.recipes.text import Text, TextRecipe, prepare, tokenizer_of
 from amaru.train.metrics import StepMetrics
 from amaru.train.objective import CrossEntropy
@@ -90,7 +90,7 @@ def train_model(recipe: TrainRecipe, run: Run, name: str = "model", *, watch: Wa
     made_from = ({"start": fingerprint(recipe.start)} if recipe.start else new) | {"fp8": repr(recipe.fp8)}
     training = recipe.learning.training(text.row_length, recipe.seed)
     batches = text.batches(training.steps, training.batch_rows, training.seed)
-    start, watch = training_in(recipe.fp8, lambda: _start(recipe, config), run, name, training.steps, watch)
+    start, watch = training_in(recipe.fp8, _start(recipe, config), run, name, training.steps, watch)
     checkpoint = fit(run, name, text, training, start, CrossEntropy, made_from, batches=batches, watch=watch)
     drawn = batches.drawn(training.steps)
     for each in drawn:
@@ -109,5 +109,5 @@ def describe(config: DecoderConfig) -> str:
     return f"pattern {pattern_of(config.layers)}, hidden {config.hidden}, {cost.parameters(config) / 1e6:.2f} M parameters"
 
 
-def _start(recipe: TrainRecipe, config: DecoderConfig) -> Decoder:
-    return load(recipe.start, torch.float32) if recipe.start else Decoder(config).initialise(recipe.seed, recipe.init_std)
+def _start(recipe: TrainRecipe, config: DecoderConfig) -> Start:
+    return From(recipe.start) if recipe.start else lambda: Decoder(config).initialise(recipe.seed, recipe.init_std)

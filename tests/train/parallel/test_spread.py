@@ -14,6 +14,7 @@ from amaru.nn import Attention
 from amaru.parallel.shares import cut
 from amaru.train.parallel.layout import Layout
 from amaru.train.parallel.spread import Spread
+from amaru.train.settings import TrainConfig
 
 TWO = {"data": Layout(data=2), "tensor": Layout(tensor=2), "tensor and sequence": Layout(tensor=2, sequence=True)}
 FOUR = {
@@ -24,9 +25,9 @@ FOUR = {
 }
 
 
-def same_run(ranks: Ranks, tmp_path: Path, layout: Layout, config: DecoderConfig) -> None:
+def same_run(ranks: Ranks, tmp_path: Path, layout: Layout, config: DecoderConfig, recipe: TrainConfig = SHORT) -> None:
     steps, weights = alone(tmp_path / "alone", config)
-    for found, parts, kept in ranks(spread, tmp_path / "spread", layout, config):
+    for found, parts, kept in ranks(spread, tmp_path / "spread", layout, config, recipe):
         for step, other in zip(steps, found, strict=True):
             assert (other.tokens, other.lr) == (step.tokens, step.lr)
             assert other.loss == pytest.approx(step.loss, rel=1e-9)
@@ -40,6 +41,11 @@ def same_run(ranks: Ranks, tmp_path: Path, layout: Layout, config: DecoderConfig
 @pytest.mark.parametrize("layout", TWO.values(), ids=TWO)
 def test_two_processes_train_as_one(two: Ranks, tmp_path: Path, layout: Layout, config: DecoderConfig) -> None:
     same_run(two, tmp_path, layout, config)
+
+
+@pytest.mark.parametrize("layout", [TWO["data"], TWO["tensor and sequence"]], ids=["data", "tensor and sequence"])
+def test_layers_that_are_run_again_change_nothing(two: Ranks, tmp_path: Path, layout: Layout) -> None:
+    same_run(two, tmp_path, layout, CONFIG, replace(SHORT, recompute_every=2))
 
 
 def test_matrices_are_gathered_in_bf16_and_learn_in_fp32(two: Ranks, tmp_path: Path) -> None:
