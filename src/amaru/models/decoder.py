@@ -23,6 +23,7 @@ from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
 from amaru.nn.moe import MoE
 from amaru.nn.norm import NORMS, NormKind
+from amaru.ops.add import add
 
 AnyLayer = Annotated[Mamba2 | Attention | MLP | MoE | HybridHead, Field(discriminator="kind")]
 
@@ -121,7 +122,7 @@ class ResidualLayer(nn.Module):
             y, kv = self.mixer(u, batch, state, kv)
         else:
             y = self.mixer(u, batch, state)
-        return x + y, kv
+        return add(x, y), kv
 
 
 class Decoder(nn.Module):
@@ -157,8 +158,11 @@ class Decoder(nn.Module):
     def hidden_states(self, batch: Batch, state: DecoderState | None = None) -> Tensor:
         """[T, hidden] after the final norm: what the head reads."""
         x, batch, real = self.begin(batch, state)
-        x = self._through(x, batch, None if state is None else state.layers)
-        return self.end(x, real)
+        return self.through(x, batch, state, real)
+
+    def through(self, x: Tensor, batch: Batch, state: DecoderState | None = None, real: Tensor | None = None) -> Tensor:
+        """From what `begin` gave to the end: all layers, and the final norm of real tokens."""
+        return self.end(self._through(x, batch, None if state is None else state.layers), real)
 
     def _through(self, x: Tensor, batch: Batch, state: list[dict[str, Tensor]] | None) -> Tensor:
         kv = None

@@ -15,6 +15,7 @@ from amaru.nn.layer import LayerConfig, Mixer, tensor
 from amaru.nn.linear import Linear
 from amaru.nn.rope import Rope
 from amaru.ops.attention import attention
+from amaru.ops.page_write import page_write
 from amaru.ops.paged_attention import paged_attention
 
 
@@ -138,8 +139,7 @@ def kept(k: Tensor, v: Tensor, batch: Batch, state: dict[str, Tensor] | None, si
     """What queries of this batch attend to; with state, k and v join those of earlier batches in it."""
     if state is None or batch.pages is None:
         return Packed(k, v)
-    pages, page = batch.pages[sight], state["keys"].shape[1]
-    where = pages[batch.owners, batch.positions // page], batch.positions % page
-    state["keys"][where] = k.to(state["keys"].dtype)
-    state["values"][where] = v.to(state["values"].dtype)
+    pages = batch.pages[sight]
+    for new, name in ((k, "keys"), (v, "values")):
+        page_write(new, state[name], pages, batch.owners, batch.positions)
     return Paged(state["keys"], state["values"], pages)

@@ -164,8 +164,7 @@ class Mamba2Mixer(Mixer):
         own = Weights(
             conv.weight, conv.bias, self.dt_bias, self.A_log, self.D, norm.weight, config.groups, self.norm_eps, config.time_step_limit
         )
-        bounds = None if batch.singles == len(batch.lengths) else batch.cu_seqlens
-        return mamba2_step(projected, state["conv"], state["ssm"], batch.slots, batch.fresh, own, bounds)
+        return mamba2_step(projected, state["conv"], state["ssm"], batch.slots, batch.fresh, own, batch.cu_seqlens)
 
     def _whole(self, projected: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
         z, xBC, dt = self._split(projected)

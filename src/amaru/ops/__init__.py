@@ -4,12 +4,14 @@ Here live functions of tensors; parameters and state pools do not. Imports torch
 """
 
 from amaru.ops import (
+    add,
     attention,
     causal_conv1d,
     gated_rmsnorm,
     head_loss,
     linear,
     mamba2_step,
+    page_write,
     paged_attention,
     quantised_linear,
     rms_norm,
@@ -21,6 +23,7 @@ from amaru.ops.backends import explain
 from amaru.ops.exactness import exact
 
 __all__ = [
+    "add",
     "attention",
     "causal_conv1d",
     "exact",
@@ -29,6 +32,7 @@ __all__ = [
     "head_loss",
     "linear",
     "mamba2_step",
+    "page_write",
     "paged_attention",
     "quantised_linear",
     "rms_norm",

@@ -45,7 +45,7 @@ def mamba2_step(
         ssm.dtype is torch.bfloat16,
         weights.conv_weight.dtype is torch.bfloat16,
         norm_weight.dtype is torch.bfloat16,
-        ctypes.addressof(sizes),
+        sizes,
         bounds.data_ptr(),
         weights.eps,
         *weights.time_step_limit,

@@ -4,5 +4,6 @@ Here live the sources, their compilation and how they are called; the wrapper of
 """
 
 from amaru.ops.native.library import call, kernel, lacks, refusal, short, token_rows
+from amaru.ops.native.program import Program, Recording
 
-__all__ = ["call", "kernel", "lacks", "refusal", "short", "token_rows"]
+__all__ = ["Program", "Recording", "call", "kernel", "lacks", "refusal", "short", "token_rows"]

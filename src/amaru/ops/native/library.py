@@ -11,9 +11,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -141,21 +142,38 @@ def short(dtype: torch.dtype) -> str:
 
 def call(kernel: str, *arguments: Tensor | Sequence[int] | float | None) -> int:
     """Run a kernel: tensors go as pointers (None as null), integers as int64, sequences as arrays of int64, floats as float."""
+    if recording := RECORDING.get():
+        recording.refuse(f"{kernel} is not programmable")
     kernels = library().kernels
     assert kernels is not None, "a backend that refuses was called"
     return getattr(kernels, kernel)(*map(_converted, arguments))
 
 
+class Recorder(Protocol):
+    """Who wants to know which kernels are called."""
+
+    def refuse(self, reason: str) -> None: ...
+
+    def recorded(self, name: str, signature: str, function: Callable[..., int]) -> Callable[..., int]: ...
+
+
+RECORDING: ContextVar[Recorder | None] = ContextVar("recording", default=None)
 C_TYPES = {"i": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
 
 
-@functools.cache
 def kernel(name: str, signature: str, returns: bool = False) -> Callable[..., int]:
     """`kernel("norm_rows", "iifpp")(8, 16, 1e-5, x.data_ptr(), y.data_ptr())`: a kernel without the conversions of `call`.
 
     One letter for each argument: i integer, f float, p pointer (None as null). For decoding, where a step makes a hundred calls:
-    this one costs a microsecond.
+    this one costs a microsecond, and may be recorded (program.py), as long as every tensor it points to outlives the recording.
     """
+    function = _kernel(name, signature, returns)
+    recorder = RECORDING.get()
+    return function if recorder is None else recorder.recorded(name, signature, function)
+
+
+@functools.cache
+def _kernel(name: str, signature: str, returns: bool) -> Callable[..., int]:
     kernels = library().kernels
     assert kernels is not None, "a backend that refuses was called"
     function = kernels[name]  # by index: an object of its own, so that signatures stay apart

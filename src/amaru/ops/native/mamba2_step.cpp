@@ -4,7 +4,11 @@
 // Tokens of a sequence go a block at a time through each row of the state, which stays near while they do. Every token has the arithmetic
 // of its own step: no bit depends on how many come together.
 
-#include "common.h"
+#include <deque>
+
+#include "products.h"
+#include "program.h"
+#include "team.h"
 
 namespace {
 
@@ -47,41 +51,70 @@ template <class T, class S> struct Inputs {
 
 inline float softplus(float x) { return x > 20.f ? x : std::log1p(std::exp(x)); }
 
-// `count` rows of the convolution from `first` on, and their state moved on by one token.
+// `count` rows of the convolution from `first` on, and their state moved on by one token. Rows go in small runs whose states are first
+// laid out tap by tap, so that each of the loops is one that the compiler can vectorise.
 template <int TAPS, class T>
 void convolve(int64_t taps, const T *x, T *state, bool fresh, const float *weight, const float *bias, float *to, int64_t count) {
+    constexpr int RUN = 64;
     const int lag = (TAPS ? TAPS : taps) - 1;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < count; i++) {
-        const float newest = load(x[i]);
-        float sum = bias[i] + weight[i * (lag + 1) + lag] * newest;
-        T *held = state + i * lag;
-        for (int k = 0; k < lag; k++) sum += weight[i * (lag + 1) + k] * (fresh ? 0.f : load(held[k]));
-        for (int k = 0; k + 1 < lag; k++) held[k] = fresh ? T(0) : held[k + 1];
-        if (lag) held[lag - 1] = x[i];
-        to[i] = sum * sigmoid(sum);
+    float held[(TAPS ? TAPS : MOST_TAPS) - 1][RUN];
+    for (int64_t first = 0; first < count; first += RUN, state += RUN * lag) {
+        const int run = std::min<int64_t>(RUN, count - first);
+        if (fresh) std::fill_n(state, run * lag, T(0));
+        for (int k = 0; k < lag; k++)
+            for (int i = 0; i < run; i++) held[k][i] = load(state[i * lag + k]);
+        for (int i = 0; i < run; i++) {
+            const float *w = weight + (first + i) * (lag + 1);
+            float sum = bias[first + i] + w[lag] * load(x[first + i]);
+            for (int k = 0; k < lag; k++) sum += w[k] * held[k][i];
+            to[first + i] = sum * sigmoid(sum);
+        }
+        for (int i = 0; i < run; i++) {
+            for (int k = 0; k + 1 < lag; k++) state[i * lag + k] = state[i * lag + k + 1];
+            if (lag) state[i * lag + lag - 1] = x[first + i];
+        }
     }
 }
 
-// h = decay h + u B, and the sum of C h: one row of the state.
-template <class S> inline float advance(S *h, bool fresh, float decay, float u, const float *B, const float *C, int64_t state) {
-    float sum = 0;
-    if (fresh) {
-#pragma omp simd reduction(+ : sum)
-        for (int64_t n = 0; n < state; n++) {
-            const float next = u * B[n];
-            sum += C[n] * next;
-            store(h[n], next);
+typedef uint16_t halves __attribute__((vector_size(WIDTH * sizeof(uint16_t))));
+
+inline vec load_lanes(const float *from) { return unaligned<vec>(from); }
+inline vec load_lanes(const bf16 *from) { return (vec)(__builtin_convertvector(unaligned<halves>(from), words) << 16); }
+
+inline void store_lanes(float *to, vec v) { std::memcpy(to, &v, sizeof v); }
+
+inline void store_lanes(bf16 *to, vec v) {
+    const words bits = (words)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const halves result = __builtin_convertvector((words)(v != v) ? (words)(v - v + 0x7fc0) : rounded, halves);
+    std::memcpy(to, &result, sizeof result);
+}
+
+constexpr int64_t FETCHED = 4096;  // bytes ahead of the row at work
+
+// h = decay h + u B, and the sums of C h: R rows of the state. Lane i of a sum takes every WIDTH-th product.
+template <int R, class S>
+inline void advance(S *h, bool fresh, float decay, const float *u, const float *B, const float *C, int64_t state, float *sums) {
+    vec sum[R] = {};
+    int64_t n = 0;
+    for (; n + WIDTH <= state; n += WIDTH) {
+        const vec b = load_lanes(B + n), c = load_lanes(C + n);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            S *row = h + r * state + n;
+            __builtin_prefetch((const char *)row + FETCHED, 1, 2);
+            const vec next = fresh ? u[r] * b : decay * load_lanes(row) + u[r] * b;
+            sum[r] += c * next;
+            store_lanes(row, next);
         }
-        return sum;
     }
-#pragma omp simd reduction(+ : sum)
-    for (int64_t n = 0; n < state; n++) {
-        const float next = decay * load(h[n]) + u * B[n];
-        sum += C[n] * next;
-        store(h[n], next);
-    }
-    return sum;
+    totals<R>(sum, sums);
+    for (; n < state; n++)
+        for (int r = 0; r < R; r++) {
+            S &held = h[r * state + n];
+            const float next = (fresh ? 0.f : decay * load(held)) + u[r] * B[n];
+            sums[r] += C[n] * next;
+            store(held, next);
+        }
 }
 
 // A block of tokens of one sequence; `fresh`: the first of them starts from zero.
@@ -127,13 +160,19 @@ template <class T, class S> void advance_head(const Inputs<T, S> &in, const Span
         decay[k] = std::exp(-dt[k] * std::exp(in.A_log[head]));
     }
     S *h = in.ssm + (in.slots[span.sequence] * s.heads + head) * s.channels * s.state;
-    for (int64_t p = 0; p < s.channels; p++)
+    auto rows = [&](auto count, int64_t p) {
+        constexpr int R = decltype(count)::value;
         for (int k = 0; k < span.tokens; k++) {
-            const float x = room.x[k * room.width + column + p];
-            const float sum = advance(h + p * s.state, span.fresh && k == 0, decay[k], dt[k] * x, room.B.at(k * s.state),
-                                      room.C.at(k * s.state), s.state);
-            room.y[k * room.width + column + p] = sum + in.D[head] * x;
+            const float *x = room.x.at(k * room.width + column + p);
+            float *y = room.y.at(k * room.width + column + p), u[R];
+            for (int r = 0; r < R; r++) u[r] = dt[k] * x[r];
+            advance<R>(h + p * s.state, span.fresh && k == 0, decay[k], u, room.B.at(k * s.state), room.C.at(k * s.state), s.state, y);
+            for (int r = 0; r < R; r++) y[r] += in.D[head] * x[r];
         }
+    };
+    int64_t p = 0;
+    for (; p + ROWS <= s.channels; p += ROWS) rows(std::integral_constant<int, ROWS>(), p);
+    for (; p < s.channels; p++) rows(std::integral_constant<int, 1>(), p);
 }
 
 template <class T, class S> void norm_group(const Inputs<T, S> &in, int64_t token, int64_t group, float *y, const float *weight) {
@@ -153,24 +192,48 @@ template <class T, class S> void norm_group(const Inputs<T, S> &in, int64_t toke
     for (int64_t i = 0; i < s.width(); i++) store(out[i], y[i] * scale * weight[i]);
 }
 
+template <class T, class S> void norm_span(const Inputs<T, S> &in, const Span &span, int64_t group, Room &room) {
+    in.norm_weight.read(group * room.width, room.width, room.weight.data);
+    for (int k = 0; k < span.tokens; k++) norm_group(in, span.first + k, group, room.y.at(k * room.width), room.weight.data);
+}
+
+// body(span) for the blocks of one sequence, in order.
+template <class T, class S, class Body> void spans(const Inputs<T, S> &in, int64_t sequence, const Body &body) {
+    const int64_t start = in.s.bounds[sequence], stop = in.s.bounds[sequence + 1];
+    for (int64_t first = start; first < stop; first += BLOCK)
+        body(Span{sequence, first, (int)std::min<int64_t>(BLOCK, stop - first), in.fresh[sequence] && first == start});
+}
+
 template <class T, class S> void step_group(const Inputs<T, S> &in, int64_t sequence, int64_t group) {
     const Shape &s = in.s;
-    const int64_t start = s.bounds[sequence], stop = s.bounds[sequence + 1];
-    Room room(s, std::min<int64_t>(BLOCK, stop - start));
-    for (int64_t first = start; first < stop; first += BLOCK) {
-        const Span span{sequence, first, (int)std::min<int64_t>(BLOCK, stop - first), in.fresh[sequence] && first == start};
+    Room room(s, std::min<int64_t>(BLOCK, s.bounds[sequence + 1] - s.bounds[sequence]));
+    spans(in, sequence, [&](const Span &span) {
         convolve_group(in, span, group, room);
         for (int64_t i = 0; i < s.shared(); i++) advance_head(in, span, group * s.shared() + i, i * s.channels, room);
-        in.norm_weight.read(group * s.width(), s.width(), room.weight.data);
-        for (int k = 0; k < span.tokens; k++) norm_group(in, first + k, group, room.y.at(k * s.width()), room.weight.data);
-    }
+        norm_span(in, span, group, room);
+    });
+}
+
+// Where there are fewer groups than threads: the heads of a group are shared out as well.
+template <class T, class S> void step_heads(const Inputs<T, S> &in, int64_t sequence, int threads) {
+    const Shape &s = in.s;
+    std::deque<Room> rooms;
+    for (int64_t group = 0; group < s.groups; group++) rooms.emplace_back(s, BLOCK);
+    spans(in, sequence, [&](const Span &span) {
+        share(s.groups, threads, [&](int64_t group) { convolve_group(in, span, group, rooms[group]); });
+        share(s.heads, threads, [&](int64_t head) {
+            advance_head(in, span, head, head % s.shared() * s.channels, rooms[head / s.shared()]);
+        });
+        share(s.groups, threads, [&](int64_t group) { norm_span(in, span, group, rooms[group]); });
+    });
 }
 
 template <class T, class S> void step(const Inputs<T, S> &in, int threads) {
     const Shape &s = in.s;
-#pragma omp parallel for collapse(2) schedule(dynamic, 1) num_threads(threads)
-    for (int64_t sequence = 0; sequence < s.sequences; sequence++)
-        for (int64_t group = 0; group < s.groups; group++) step_group(in, sequence, group);
+    if (s.sequences * s.groups >= threads)
+        share(s.sequences * s.groups, threads, [&](int64_t task) { step_group(in, task / s.groups, task % s.groups); });
+    else
+        for (int64_t sequence = 0; sequence < s.sequences; sequence++) step_heads(in, sequence, threads);
 }
 
 }  // namespace
@@ -197,3 +260,5 @@ EXPORT int64_t mamba2_step(int64_t is_bf16, int64_t ssm_is_bf16, int64_t conv_is
         ssm_is_bf16 ? run(float(), bf16()) : run(float(), float());
     return -1;
 }
+
+PROGRAMMABLE(mamba2_step)

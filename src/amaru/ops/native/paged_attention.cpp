@@ -5,6 +5,8 @@
 // sequences, or on how many queries come together.
 
 #include "products.h"
+#include "program.h"
+#include "team.h"
 
 namespace {
 
@@ -85,11 +87,11 @@ template <class T> void score(const Inputs<T> &in, const Task &task, const std::
             };
             int place = 0;
             for (; place + ROWS <= segment.count; place += ROWS) {
-                multiply<ROWS, MANY>(Matrix<T>{keys.row(place), stride}, x, count, s.qk, false, sums);
+                multiply<ROWS, MANY>(Matrix<T>{keys.row(place), stride}, x, count, s.qk, (const T *)nullptr, sums);
                 keep(place, ROWS);
             }
             for (; place < segment.count; place++) {
-                multiply<1, MANY>(Matrix<T>{keys.row(place), stride}, x, count, s.qk, false, sums);
+                multiply<1, MANY>(Matrix<T>{keys.row(place), stride}, x, count, s.qk, (const T *)nullptr, sums);
                 keep(place, 1);
             }
         }
@@ -207,8 +209,7 @@ template <class T> void attention(const Inputs<T> &in, int threads) {
     Floats values(work.partials * width);
     std::vector<Partial> partials(work.partials);
     for (int64_t i = 0; i < work.partials; i++) partials[i].values = values.at(i * width);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (size_t i = 0; i < work.tasks.size(); i++) attend(in, work.tasks[i], &partials[work.tasks[i].partial]);
+    share(work.tasks.size(), threads, [&](int64_t i) { attend(in, work.tasks[i], &partials[work.tasks[i].partial]); });
     for (const Group &group : work.groups) {
         const int queries = s.queries(group.sequence) * s.shared();
         for (int i = 0; i < queries; i++) {
@@ -245,3 +246,5 @@ EXPORT int64_t paged_attention(int64_t is_bf16, const int64_t *sizes, float scal
         attention(Inputs<float>{s, (const float *)q, (const float *)keys, (const float *)values, (float *)out}, threads);
     return -1;
 }
+
+PROGRAMMABLE(paged_attention)

@@ -18,7 +18,7 @@ constexpr int ALONE = 3, PAIRED = 8, MANY = 6;  // tokens in a block of one row,
 #else
 constexpr int ALONE = 3, PAIRED = 4, MANY = 2;
 #endif
-constexpr int64_t AHEAD = 8192;  // bytes: how far behind the block at work memory is fetched, into the second-level cache
+constexpr int64_t AHEAD = 8192;  // bytes: how far ahead of a block at work few tokens fetch the weight; one row at a time half of it
 
 typedef uint32_t words __attribute__((vector_size(WIDTH * sizeof(uint32_t))));
 
@@ -76,8 +76,10 @@ template <class T> struct Matrix {
     const T *row(int64_t r) const { return data + r * stride; }
 };
 
-// sums[n][r] = row r of w · row n of x, the rows of w one behind the other.
-template <int R, int N, class T> void multiply_block(const Matrix<T> &w, const Matrix<T> &x, int64_t cols, bool ahead, float (*sums)[ROWS]) {
+// sums[n][r] = row r of w · row n of x, the rows of w one behind the other. Meanwhile as many bytes as FETCHED such rows have are
+// fetched from `next` on into the second-level cache, unless it is null.
+template <int R, int N, int FETCHED, class T>
+void multiply_block(const Matrix<T> &w, const Matrix<T> &x, int64_t cols, const T *next, float (*sums)[ROWS]) {
     using L = Lanes<T>;
     using held = typename L::held;
     vec sum[N][R] = {};
@@ -86,10 +88,12 @@ template <int R, int N, class T> void multiply_block(const Matrix<T> &w, const M
         held a[N];
 #pragma GCC unroll 8
         for (int n = 0; n < N; n++) a[n] = unaligned<held>(x.row(n) + i);
+        if (next)
+#pragma GCC unroll 4
+            for (int f = 0; f < FETCHED; f++) __builtin_prefetch(next + FETCHED * i + f * L::STEP, 0, 2);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
             const held b = unaligned<held>(w.row(r) + i);
-            if (R > 1 && ahead) __builtin_prefetch((const char *)(w.data + R * i + r * L::STEP) + AHEAD, 0, 2);
 #pragma GCC unroll 8
             for (int n = 0; n < N; n++) L::add(sum[n][r], a[n], b);
         }
@@ -108,10 +112,10 @@ template <int R, int N, class T> void multiply_block(const Matrix<T> &w, const M
 }
 
 // The same for a number of tokens that is known at last: at most `MOST`.
-template <int R, int MOST, class T>
-void multiply(const Matrix<T> &w, const Matrix<T> &x, int tokens, int64_t cols, bool ahead, float (*sums)[ROWS]) {
+template <int R, int MOST, int FETCHED = R, class T>
+void multiply(const Matrix<T> &w, const Matrix<T> &x, int tokens, int64_t cols, const T *next, float (*sums)[ROWS]) {
     if (tokens == MOST || MOST == 1)
-        multiply_block<R, MOST>(w, x, cols, ahead, sums);
+        multiply_block<R, MOST, FETCHED>(w, x, cols, next, sums);
     else
-        multiply<R, std::max(1, MOST - 1)>(w, x, tokens, cols, ahead, sums);
+        multiply<R, std::max(1, MOST - 1), FETCHED>(w, x, tokens, cols, next, sums);
 }

@@ -35,7 +35,7 @@ def refuses(
         return "needs contiguous pools"
     if torch.is_grad_enabled() and (q.requires_grad or keys.requires_grad):
         return "records no gradients"
-    if (most := int(cu_seqlens.diff().max())) > MOST_QUERIES and not is_exact():
+    if (most := _most_queries(cu_seqlens)) > MOST_QUERIES and not is_exact():
         return f"serves up to {MOST_QUERIES} queries of a sequence, got {most}"
     return None
 
@@ -52,7 +52,7 @@ def paged_attention(
     window: int | None = None,
     sinks: int = 0,
 ) -> Tensor:
-    if int(cu_seqlens.diff().max()) > MOST_QUERIES:
+    if _most_queries(cu_seqlens) > MOST_QUERIES:
         asked = {"scale": scale, "window": window, "sinks": sinks}
         return torch.cat([paged_attention(*part, **where, **asked) for part, where in _parts(q, keys, values, pages, cu_seqlens, lengths)])
     heads, qk = q.shape[1:]
@@ -75,7 +75,7 @@ def paged_attention(
     )
     wrong = kernel("paged_attention", "ipf" + "p" * 7 + "i", returns=True)(
         q.dtype is torch.bfloat16,
-        ctypes.addressof(sizes),
+        sizes,
         scale,
         *(tensor.data_ptr() for tensor in (bounds, lengths, pages, q, keys, values, out)),
         torch.get_num_threads(),
@@ -94,3 +94,7 @@ def _parts(
             last = min(first + MOST_QUERIES, stop)
             where = {"cu_seqlens": torch.tensor([0, last - first]), "lengths": lengths[index : index + 1] - (stop - last)}
             yield (q[first:last], keys, values, pages[index : index + 1]), where
+
+
+def _most_queries(cu_seqlens: Tensor) -> int:
+    return max((end - begin for begin, end in pairwise(cu_seqlens.tolist())), default=0)

@@ -1,0 +1,27 @@
+"""The sum of the residual stream and what a layer adds to it."""
+
+import torch
+from torch import Tensor
+
+from amaru.ops.add import native
+from amaru.ops.backends import Backend, Op
+from amaru.ops.native import lacks
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, of one shape and dtype, as torch adds them; a few tokens by a kernel that a program may hold.
+
+    >>> add(x, layer(norm(x)))      # x [T, hidden]
+
+    Raises `BackendError` if a forced backend refuses.
+    """
+    if ADD.lean and native.refuses(x, y) is None:
+        return native.add(x, y)
+    return ADD(x, y)
+
+
+def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
+    return (torch.zeros(2, 8, dtype=dtype), torch.ones(2, 8, dtype=dtype)), {}
+
+
+ADD = Op("add", _sample, Backend("native", native.add, native.refuses, lacks), Backend("eager", torch.add))

@@ -1,0 +1,81 @@
+"""Recorded steps against the modules' `forward`: the same bits, for every shape of a batch, and never of a decoder that has changed."""
+
+import pytest
+import torch
+from tests.models.random_models import random_config, random_model
+from torch import Tensor
+
+from amaru.models import Decoder
+from amaru.models.state import DecoderState
+from amaru.ops.native import lacks
+from amaru.serve.forward import Work, _batch, hidden_after
+from amaru.serve.recorded import RECORDED
+
+pytestmark = pytest.mark.skipif(lacks() is not None, reason="recordings hold native kernels")
+SEQUENCES = [[3, 5, 8, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7, 9, 3, 2, 3]]
+
+
+@torch.inference_mode()
+def forward(decoder: Decoder, state: DecoderState, work: list[Work]) -> Tensor:
+    return decoder.hidden_states(_batch(work), state)
+
+
+def run(step, decoder: Decoder, sizes: list[int]) -> list[Tensor]:
+    """Three sequences begin in slots 2, 0 and 1 and go on, `sizes` tokens each at a time."""
+    state, found = decoder.new_state(3, 80), []
+    work = [Work(ids, 0, slot) for ids, slot in zip(SEQUENCES, (2, 0, 1), strict=True)]
+    for _ in range(6):
+        found.append(step(decoder, state, work))
+        work = [Work([7 + item.slot] * size, item.start + len(item.ids), item.slot) for item, size in zip(work, sizes, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [[1, 1, 1], [3, 1, 2]])
+@pytest.mark.parametrize("pattern", ["MM-*-M", "-M**M*-"])
+def test_a_recorded_step_has_the_bits_of_forward(pattern, sizes, dtype):
+    decoder = random_model(random_config(2, pattern), 2).to(dtype)
+    state_count = len(RECORDED)
+    for ours, expected in zip(run(hidden_after, decoder, sizes), run(forward, decoder, sizes), strict=True):
+        assert torch.equal(ours, expected)
+    assert len(RECORDED) == state_count  # a pool takes its recordings with it
+
+
+def test_steps_of_one_shape_are_recorded_once_and_shapes_apart():
+    decoder = random_model(random_config(1, "M-*"), 1)
+    state = decoder.new_state(4, 80)
+    for start in range(4):
+        hidden_after(decoder, state, [Work([5], start, 0), Work([6], start, 3)])
+        hidden_after(decoder, state, [Work([5], start, 1)])
+    assert [step.refusal for step in RECORDED[state].values()] == [None, None]
+
+
+def test_a_decoder_that_changed_is_recorded_anew():
+    decoder = random_model(random_config(1, "M-*"), 1)
+    state = decoder.new_state(1, 80)
+
+    def step(start: int) -> Tensor:
+        kept = [{name: held.clone() for name, held in layer.items()} for layer in state.layers]
+        ours = hidden_after(decoder, state, [Work([5], start, 0)])
+        for layer, copies in zip(state.layers, kept, strict=True):
+            for name, held in copies.items():
+                layer[name].copy_(held)
+        assert torch.equal(ours, forward(decoder, state, [Work([5], start, 0)]))
+        return ours
+
+    first = step(0)
+    decoder.layers[1].mixer.up_proj.weight.data = torch.randn_like(decoder.layers[1].mixer.up_proj.weight)  # type: ignore[union-attr]
+    assert not torch.equal(step(1), first)
+    decoder.layers[1].mixer.up_proj = torch.nn.Linear(*decoder.layers[1].mixer.up_proj.weight.shape[::-1], bias=False)  # type: ignore[union-attr]
+    step(2)
+    step(3)
+    assert next(iter(RECORDED[state].values())).refusal  # torch's module, torch's op
+
+
+def test_experts_are_served_by_forward():
+    decoder = random_model(random_config(3, "ME*E"), 3)
+    for ours, expected in zip(run(hidden_after, decoder, [1, 1, 1]), run(forward, decoder, [1, 1, 1]), strict=True):
+        assert torch.equal(ours, expected)
+    state = decoder.new_state(1, 80)
+    hidden_after(decoder, state, [Work([5], 0, 0)])
+    assert [bool(step.refusal) for step in RECORDED[state].values()] == [True]
