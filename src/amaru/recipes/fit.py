@@ -53,6 +53,8 @@ def fit(
         line = ProgressLine(config.steps)
 
         def report(metrics: StepMetrics) -> None:
+            if line.first and metrics.step > 1:
+                run.progress.note(f"  {title or name}: goes on after step {metrics.step - 1}")
             if metrics.event:
                 run.progress.note(f"  {event(metrics)}")
             run.progress.update(line.text(metrics))

@@ -8,7 +8,7 @@ from pydantic import Field
 from amaru.config import Config, from_dict
 from amaru.errors import ConfigError
 from amaru.models.decoder import DecoderConfig
-from amaru.models.families import config_of, family_of
+from amaru.models.families import config_of, family_of, read_json
 from amaru.models.pattern import layers_from_pattern
 from amaru.nn.attention import Attention
 from amaru.nn.layer import LayerConfig
@@ -63,9 +63,9 @@ def written(model: str | Path) -> DecoderConfig:
     if not file.is_file():
         return config_of(model)
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML
+        values = read_json(file) if file.suffix == ".json" else yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is neither YAML nor JSON: {' '.join(str(error).split())}.") from None
+        raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds a {type(values).__name__}; a model is a mapping: vocab, hidden, layers.")
     return family_of(values).read_config(values) if "model_type" in values else from_dict(DecoderConfig, values)

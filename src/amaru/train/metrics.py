@@ -157,6 +157,11 @@ class ProgressLine:
         self.validation: dict[str, float] = {}
         self.pace = 0.0
 
+    @property
+    def first(self) -> bool:
+        """Whether no step was told yet."""
+        return self.pace == 0.0
+
     def text(self, metrics: StepMetrics) -> str:
         self.pace = SMOOTHING * self.pace + (1 - SMOOTHING) * metrics.seconds if self.pace else metrics.seconds
         self.validation = metrics.validation or self.validation
