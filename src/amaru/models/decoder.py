@@ -242,10 +242,10 @@ class Decoder(nn.Module):
         return state
 
     @torch.no_grad()
-    def initialise(self, seed: int) -> "Decoder":
-        """Draw all weights: N(0, sqrt(0.8 / hidden)), matrices that write to the residual stream divided by sqrt(layers)."""
+    def initialise(self, seed: int, std: float | None = None) -> "Decoder":
+        """Draw all weights: N(0, `std`), sqrt(0.8 / hidden) unless said; what writes to the residual stream divided by sqrt(layers)."""
         generator = torch.Generator().manual_seed(seed)
-        std = math.sqrt(0.8 / self.config.hidden)
+        std = std or math.sqrt(0.8 / self.config.hidden)
         self.embedding.weight.normal_(0, std, generator=generator)
         if self.meta_tokens is not None:
             self.meta_tokens.normal_(0, 1, generator=generator)
