@@ -142,6 +142,21 @@ def test_packed_documents_do_not_meet():
         torch.testing.assert_close(copy, alone, atol=1e-5, rtol=1e-5)
 
 
+def test_layers_that_are_run_again_change_nothing(tmp_path):
+    batch, found = Batch.of(random_ids(64, 11, 5)), []
+    for again in (None, 1):
+        model = decoder("M*-M")
+        model.compute_dtype, model.recompute_every = torch.bfloat16, again
+        statistics = Fp8Statistics(tmp_path / f"{again}.jsonl", every=1)
+        statistics.attach(model, prepare(model, Fp8Recipe(ends=0)))
+        model(batch).logsumexp(-1).sum().backward()
+        statistics.after(1)
+        found.append(({name: each.grad for name, each in model.named_parameters()}, (tmp_path / f"{again}.jsonl").read_text()))
+    (plain, looks), (recomputed, same_looks) = found
+    assert looks == same_looks and looks.count("gradient") == 10
+    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+
+
 def test_an_accelerator_without_torchao_is_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(BackendError, match=r"pip install 'amaru\[fp8\]'"):
