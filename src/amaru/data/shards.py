@@ -185,7 +185,7 @@ def _view(path: Path, shard: dict[str, Any], side: str) -> View:
 
 def _token_file(path: Path, tokenizer: Tokenizer) -> View:
     try:
-        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        tokens = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read as .npy: {error}.") from None
     if tokens.ndim != 1 or tokens.dtype not in (np.uint16, np.uint32) or not len(tokens):

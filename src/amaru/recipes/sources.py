@@ -80,7 +80,9 @@ def weighted(data: Sequence[str], field: str) -> BlendRecipe | None:
 
 
 def gather(source: Source) -> Corpus:
-    """Every document of a source of text, duplicates dropped."""
+    """Every document of a source of text, duplicates dropped; raises `DataError` for tokens, which are no text any more."""
+    if source.kind != "text":
+        raise DataError(f"{source.data[0]} holds tokens; this reads text. Give the files that they were made from.")
     if source.data == (PYTHON,):
         return standard_library()
     if PYTHON in source.data:
