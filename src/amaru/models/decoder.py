@@ -131,6 +131,9 @@ class Decoder(nn.Module):
     `compute_dtype` is the dtype of activations (None: that of the embedding); weights are cast to it at use, so
     fp32 master weights train with bf16 arithmetic by setting it. With `recompute_every` = k each k-th layer (1: every one)
     keeps only what it reads for the backward pass, and is run again there: less memory, more time, the same gradients to the bit.
+
+    With `state_dtype` (bfloat16) pools that are made hold SSM states in it, instead of at least fp32: half the bytes, and a rounding
+    at every token.
     """
 
     meta_tokens: nn.Parameter | None
@@ -139,6 +142,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
+        self.state_dtype: torch.dtype | None = None
         self.recompute_every: int | None = None
         self.embedding = nn.Embedding(config.vocab, config.hidden, _weight=torch.empty(config.vocab, config.hidden))
         self.meta_tokens = nn.Parameter(torch.empty(config.meta_tokens, config.hidden)) if config.meta_tokens else None
@@ -230,7 +234,15 @@ class Decoder(nn.Module):
         tables = {sight: torch.zeros_like(own) if pages else own for sight in set(sights)}
         counts = pages or dict.fromkeys(sights, slots * each)
         layers = [layer.mixer.new_state(slots, counts[layer.mixer.config.sight], page, dtype, device) for layer in self._layers()]
+        if self.state_dtype is not None:
+            layers = [self._narrowed(*pair, self.state_dtype) for pair in zip(self.config.layers, layers, strict=True)]
         return DecoderState(layers, sights, tables, page)
+
+    @staticmethod
+    def _narrowed(layer: LayerConfig, held: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """The state of a layer with what is kept in fp32 in another dtype."""
+        wide = {name for name, spec in layer.state_tensors().items() if spec.keep_fp32}
+        return {name: tensor.to(dtype) if name in wide else tensor for name, tensor in held.items()}
 
     @torch.no_grad()
     def _after_meta_tokens(self, meta_tokens: Tensor, dtype: torch.dtype) -> DecoderState:

@@ -194,6 +194,7 @@ class Mamba2Mixer(Mixer):
         )
 
     def _scan(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
+        initial = carried("ssm", batch, state)
         y, final = ssd(
             x,
             dt,
@@ -202,7 +203,7 @@ class Mamba2Mixer(Mixer):
             C,
             self.D,
             cu_seqlens=batch.cu_seqlens,
-            initial_states=carried("ssm", batch, state),
+            initial_states=None if initial is None else initial.to(self.A_log.dtype),
             return_states=state is not None,
             chunk_size=self.config.chunk_size,
         )

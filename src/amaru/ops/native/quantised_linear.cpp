@@ -2,6 +2,8 @@
 
 #include "float8_rows.h"
 #include "integer_rows.h"
+#include "program.h"
+#include "team.h"
 
 namespace {
 
@@ -100,11 +102,10 @@ template <class X, class W> struct Product {
     void run(int threads) const {
         const int64_t rows = std::max<int64_t>(ROWS, STRIP / w.bytes(tokens.cols) / ROWS * ROWS), strips = (out.rows + rows - 1) / rows;
         if (tokens.count * out.rows * tokens.cols < 1 << 17) threads = 1;  // it does not pay to wake another
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (int64_t task = 0; task < (tokens.count + TILE - 1) / TILE * strips; task++) {
+        share((tokens.count + TILE - 1) / TILE * strips, threads, [&](int64_t task) {
             const int64_t row = task % strips * rows, token = task / strips * TILE;
             strip(row, std::min(out.rows, row + rows), token, std::min<int64_t>(tokens.count, token + TILE));
-        }
+        });
     }
 };
 
@@ -147,3 +148,5 @@ EXPORT void quantised_linear(int64_t kind, int64_t group, int64_t tokens, int64_
     if (kind == FP8) product(Eights(from), Float8{(const uint8_t *)codes, (const float *)scales}, from, to, threads);
 #endif
 }
+
+PROGRAMMABLE(quantised_linear)

@@ -2,6 +2,7 @@
 
 #include "common.h"
 #include "program.h"
+#include "team.h"
 
 namespace {
 
@@ -10,11 +11,14 @@ constexpr int64_t ALONE = 1 << 15;  // elements for which it does not pay to wak
 // The square is taken of the rounded x, as torch takes it; `<=` lets a NaN stay one.
 template <class T> void forward(int64_t size, const T *x, T *y, int threads) {
     if (size < ALONE) threads = 1;
-#pragma omp parallel for simd schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < size; i++) {
-        const float value = load(x[i]);
-        store(y[i], value <= 0.f ? 0.f : value * value);
-    }
+    share((size + ALONE - 1) / ALONE, threads, [&](int64_t part) {
+        const int64_t last = std::min(size, (part + 1) * ALONE);
+#pragma omp simd
+        for (int64_t i = part * ALONE; i < last; i++) {
+            const float value = load(x[i]);
+            store(y[i], value <= 0.f ? 0.f : value * value);
+        }
+    });
 }
 
 template <class T> void backward(int64_t size, const T *x, const T *dy, T *dx, int threads) {

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +19,7 @@ from amaru.models.cost import Workload
 from amaru.models.decoder import Decoder
 from amaru.models.devices import Device, Machine
 from amaru.models.targets import Request
+from amaru.ops.heap import keep_freed_memory
 from amaru.recipes.bench.ask import ask
 from amaru.recipes.bench.limits import best, this_machine
 from amaru.serve.forward import CHUNK_TOKENS, Work, advance
@@ -37,6 +39,7 @@ class Bench(Config):
     decode     sequences that decode together, each with `context` tokens behind it
     steps      tokens that each decodes in a repetition
     repeats    of which the fastest counts
+    state      how SSM states are held
     """
 
     prefill: tuple[int, ...] = (1024, 2048)
@@ -44,6 +47,7 @@ class Bench(Config):
     context: int = Field(default=64, gt=0)
     steps: int = Field(default=32, gt=0)
     repeats: int = Field(default=3, gt=0)
+    state: Literal["fp32", "bf16"] = "fp32"
 
     @property
     def rows(self) -> list[str]:
@@ -85,7 +89,9 @@ def run(
     if unknown := sorted(peers.keys() - PEERS.keys()):
         raise ConfigError(f"There is no peer '{unknown[0]}'; there is: {', '.join(PEERS)}.")
     progress("limits of this machine")
+    keep_freed_memory()
     device, decoder = device or this_machine(), load(checkpoint)
+    decoder.state_dtype = torch.bfloat16 if bench.state == "bf16" else None
     taken, theirs, versions = [rates(decoder, bench, progress)], {}, {"amaru": version("amaru"), "torch": torch.__version__}
     for name, python in peers.items():
         theirs[name], versions[name] = _peer(name, python, Path(checkpoint), bench, progress)
@@ -144,7 +150,7 @@ def _limit(decoder: Decoder, name: str, bench: Bench, machine: Machine) -> float
     if kind == "prefill":
         workload = Workload(context=count, weights=stored, kv=stored)
         return count / (roofline.prefill(decoder.config, workload, machine).seconds or float("inf"))
-    workload = Workload(context=bench.context + bench.steps // 2, batch=count, weights=stored, kv=stored)
+    workload = Workload(context=bench.context + bench.steps // 2, batch=count, weights=stored, kv=stored, state=bench.state)
     return count / (roofline.decode(decoder.config, workload, machine).seconds or float("inf"))
 
 

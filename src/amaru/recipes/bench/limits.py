@@ -1,12 +1,16 @@
 """What this machine can do: how fast it reads memory, and how fast it multiplies matrices."""
 
+import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 import torch
+from torch import Tensor
 
 from amaru.models.devices import Device
+from amaru.ops.native import kernel, lacks
 
 READ = 4 * 2**30  # bytes; far beyond any cache
 SIZE = 4096  # of the matrices
@@ -19,18 +23,29 @@ def best(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 def read_rate(total: int = READ) -> float:
-    """Bytes per second: the best of several ways to read `total` bytes once."""
+    """Bytes per second: the best of several ways to read `total` bytes once.
+
+    Natively: pieces of 512 kB or a part for each thread, one after the other or four streams at once, with what comes next told to the
+    processor or not; and a reduction and a product of torch's.
+    """
     block = torch.empty(total // 4, dtype=torch.float32).fill_(1.0)
-    as_bf16, as_bytes = block.view(torch.bfloat16), block.view(torch.int64)
-    matrix, vector = block.view(-1, 4096), torch.ones(4096)
-    ways = (block.sum, as_bytes.sum, lambda: matrix @ vector, lambda: as_bf16.view(-1, 8192) @ vector.bfloat16().repeat(2))
+    ways: list[Callable[[], object]] = [block.sum, lambda: block.view(torch.bfloat16).view(-1, 8192) @ ones]
+    ones = torch.ones(8192, dtype=torch.bfloat16)
+    if lacks() is None:
+        threads = torch.get_num_threads()
+        patterns = itertools.product((1 << 19, -(-block.nbytes // threads)), (1, 4), (0, 1024, 4096))
+        ways += [partial(_read, block, *pattern, threads) for pattern in patterns]
     return total / min(best(way, 2) for way in ways)
 
 
+def _read(block: Tensor, piece: int, streams: int, ahead: int, threads: int) -> int:
+    return kernel("read_memory", "ipiiii", returns=True)(block.nbytes, block.data_ptr(), piece, streams, ahead, threads)
+
+
 def product_rate(dtype: torch.dtype, size: int = SIZE) -> float:
-    """FLOP/s of a large square product."""
+    """FLOP/s of the better of two large square products, one of them x wᵀ as in a model."""
     a, b = (torch.randn(size, size, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / best(lambda: a @ b)
+    return 2 * size**3 / min(best(lambda: a @ b), best(lambda: a @ b.T))
 
 
 def this_machine() -> Device:
