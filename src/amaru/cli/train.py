@@ -70,9 +70,10 @@ def command(
         trained = train_model(resolved, run, **({"watch": board.write} if board else {}))
     if not world.leads:
         return
+    first = next(iter(resolved.text.sources().values()))  # of a blend; compressing takes one source
     following = [
         shlex.join(["amaru", "generate", str(trained.checkpoint), "--prompt", "The "]),
-        shlex.join(["amaru", "compress", str(trained.checkpoint), *(word for name in resolved.text.data for word in ("--data", name))])
+        shlex.join(["amaru", "compress", str(trained.checkpoint), *(word for name in first.data for word in ("--data", name))])
         + " --memory 60%",
     ]
     emit({**trained.summary, "report": write_report(directory), "next": following}, json=json, people=_print_summary)
