@@ -72,7 +72,7 @@ def train(
         interrupt = stack.enter_context(Interrupt())
         balance = stack.enter_context(Balance(model, recipe.expert_balance, placement))
         stepper = Stepper(model, objective, loader, recipe, optimizer, balance, matmul_rate, placement)
-        saved_at = time.monotonic()
+        saved_at, best = time.monotonic(), best_step(log.steps) if recipe.keep_best else None
         for step in range(finished, recipe.steps):
             metrics = stepper.step(step, log.steps)
             last = step + 1 == recipe.steps
@@ -81,7 +81,8 @@ def train(
             log.write(metrics)
             if report:
                 report(metrics)
-            best = best_step(log.steps) if recipe.keep_best else None
+            if metrics.validation and recipe.keep_best:
+                best = best_step(log.steps)
             due = time.monotonic() - saved_at >= recipe.checkpoint_seconds
             stop, due = placement.agreed([interrupt.asked, due])
             if last or best == step + 1 or stop or due:
