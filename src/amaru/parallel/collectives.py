@@ -65,7 +65,7 @@ def _sum(x: Tensor, group: Group) -> Tensor:
 def _gather(x: Tensor, group: Group, rows: int) -> Tensor:
     out = x.new_empty(group.size * len(x), *x.shape[1:])
     all_gather(out, x.contiguous(), group=group.processes)
-    return out[:rows]
+    return out if rows == len(out) else out[:rows].clone()  # no view: FSDP2 puts its hooks on what a module returns
 
 
 def _scatter(x: Tensor, group: Group) -> Tensor:

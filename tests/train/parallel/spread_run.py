@@ -94,9 +94,9 @@ def assembled(found: Sequence[tuple[Weights, dict]]) -> Weights:
     return wholes
 
 
-def interrupted(out: Path, layout: Layout, steps: int, background: bool = False) -> tuple[list[float], int]:
+def interrupted(out: Path, layout: Layout, steps: int, background: bool = False, seconds: float = 1e6) -> tuple[list[float], int]:
     """Go on with the run in `out` until `steps` are done: losses since its beginning, and the step after which this process began."""
-    recipe = replace(SHORT, steps=9, checkpoint_seconds=0, checkpoint_in_background=background)
+    recipe = replace(SHORT, steps=6, checkpoint_seconds=seconds, checkpoint_in_background=background)
     placement, start = Spread(CONFIG, layout), dict(whole(CONFIG, torch.float32).named_parameters())
     model = placement.model(lambda name, kept: cut(start[name].detach(), kept))
 
