@@ -5,8 +5,10 @@ import torch
 from tests.models.random_models import random_config, random_model
 from torch import Tensor
 
-from amaru.models import Decoder
+from amaru.models import Decoder, DecoderConfig
 from amaru.models.state import DecoderState
+from amaru.nn import MLP, Attention
+from amaru.nn.rope import Rope
 from amaru.ops.native import lacks
 from amaru.serve.forward import Work, _batch, hidden_after
 from amaru.serve.recorded import RECORDED
@@ -39,6 +41,18 @@ def test_a_recorded_step_has_the_bits_of_forward(pattern, sizes, dtype):
     for ours, expected in zip(run(hidden_after, decoder, sizes), run(forward, decoder, sizes), strict=True):
         assert torch.equal(ours, expected)
     assert len(RECORDED) == state_count  # a pool takes its recordings with it
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rope", [Rope(base=500.0), Rope(fraction=0.5)])
+def test_a_transformer_with_rotary_positions_and_a_gate_is_recorded(rope, dtype):
+    attention = Attention(query_heads=6, kv_heads=2, channels=12, rope=rope, bias=True)
+    layers = (attention, MLP(ffn=33, gated=True, activation="silu")) * 2
+    decoder = random_model(DecoderConfig(vocab=61, hidden=26, layers=layers), 5).to(dtype)
+    for ours, expected in zip(run(hidden_after, decoder, [1, 1, 1]), run(forward, decoder, [1, 1, 1]), strict=True):
+        assert torch.equal(ours, expected)
+    hidden_after(decoder, state := decoder.new_state(1, 80), [Work([5], 0, 0)])
+    assert [step.refusal for step in RECORDED[state].values()] == [None]
 
 
 def test_steps_of_one_shape_are_recorded_once_and_shapes_apart():

@@ -17,6 +17,7 @@ from amaru.nn.rope import Rope
 from amaru.ops.attention import attention
 from amaru.ops.page_write import page_write
 from amaru.ops.paged_attention import paged_attention
+from amaru.ops.rotary import rotary
 
 
 class Attention(LayerConfig):
@@ -96,7 +97,8 @@ class AttentionMixer(Mixer):
     def forward(self, x: Tensor, batch: Batch, state: dict[str, Tensor] | None = None) -> Tensor:
         q, k, v = (proj(x).unflatten(-1, (-1, self.config.channels)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if self.config.rope:
-            q, k = (self.config.rope(heads, batch.positions) for heads in (q, k))
+            turns = batch.turns(self.config.rope, self.config.channels, torch.promote_types(x.dtype, torch.float32))
+            q, k = rotary(q, *turns), rotary(k, *turns)
         y = kept(k, v, batch, state, self.config.sight).attend(q, batch, scale=self.scale)
         return self.o_proj(y.flatten(-2))
 

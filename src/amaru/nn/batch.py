@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from amaru.errors import ConfigError
+from amaru.nn.rope import Rope
 
+Turns = tuple[Tensor, Tensor]  # cosines and sines
 FEW = 16  # tokens of one sequence; more are faster through a layer as a whole than step by step
 
 
@@ -74,6 +76,18 @@ class Batch:
         return Batch(ids, positions, cu_seqlens, self.slots), real
 
     # Every layer asks for these, so each is found out once.
+
+    def turns(self, rope: Rope, channels: int, dtype: torch.dtype) -> Turns:
+        """What `rope.turns` says of this batch's positions."""
+        asked = (rope, channels, dtype)
+        if asked not in self.turned:
+            self.turned[asked] = rope.turns(self.positions, channels, dtype)
+        return self.turned[asked]
+
+    @cached_property
+    def turned(self) -> dict[tuple[Rope, int, torch.dtype], Turns]:
+        """What `turns` was asked so far."""
+        return {}
 
     @cached_property
     def lengths(self) -> Tensor:

@@ -11,6 +11,7 @@ from amaru.axes import Axes, Axis, TensorSpec
 from amaru.nn.batch import Batch
 from amaru.nn.layer import LayerConfig, Mixer, Probe, tensor
 from amaru.nn.linear import Linear
+from amaru.ops.gated_silu import gated_silu
 from amaru.ops.pointwise import silu
 from amaru.ops.squared_relu import squared_relu
 
@@ -19,6 +20,10 @@ Activation = Literal["relu2", "silu"]
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
     return squared_relu(x) if activation == "relu2" else silu(x)
+
+
+def opened(gate: Tensor, x: Tensor, activation: Activation) -> Tensor:
+    return gated_silu(gate, x) if activation == "silu" else activate(gate, activation) * x
 
 
 class MLP(LayerConfig):
@@ -70,7 +75,7 @@ class MLPMixer(Mixer):
     def forward(self, x: Tensor, batch: Batch, state: dict[str, Tensor] | None = None) -> Tensor:
         up = self.up_proj(x)
         if self.config.gated:
-            return self.down_proj(activate(self.gate_proj(x), self.config.activation) * up)
+            return self.down_proj(opened(self.gate_proj(x), up, self.config.activation))
         return self.down_proj(activate(up, self.config.activation))
 
     @torch.no_grad()

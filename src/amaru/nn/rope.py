@@ -10,6 +10,7 @@ from torch import Tensor
 
 from amaru.config import Config
 from amaru.errors import ConfigError
+from amaru.ops.rotary import rotary
 
 
 class Llama3Scaling(Config):
@@ -76,13 +77,12 @@ class Rope(Config):
 
     def __call__(self, x: Tensor, positions: Tensor) -> Tensor:
         """x [T, heads, channels], positions [T] -> x with its first channels rotated; angles in at least float32."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        angles = positions.to(dtype)[:, None] * self.frequencies(x.shape[-1]).to(x.device, dtype)
-        cos, sin = angles.cos()[:, None], angles.sin()[:, None]
-        half = angles.shape[-1]
-        first, second, rest = x[..., :half].to(dtype), x[..., half : 2 * half].to(dtype), x[..., 2 * half :]
-        turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-        return torch.cat([turned.to(x.dtype), rest], dim=-1)
+        return rotary(x, *self.turns(positions, x.shape[-1], torch.promote_types(x.dtype, torch.float32)))
+
+    def turns(self, positions: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the angles, [T, rotated / 2] each: the same for every layer."""
+        angles = positions.to(dtype)[:, None] * self.frequencies(channels).to(positions.device, dtype)
+        return angles.cos(), angles.sin()
 
 
 def plain_frequencies(base: float, channels: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from amaru.models.decoder import Decoder
 from amaru.models.state import DecoderState
+from amaru.nn.attention import Attention
 from amaru.nn.batch import Batch
 from amaru.ops.exactness import is_exact
 from amaru.ops.native import Recording, lacks
@@ -35,6 +36,9 @@ class RecordedStep:
         """Runs the step while it is recorded: `hidden` is its result."""
         self._parts = Parts(decoder)
         self._x, self._batch = x.clone(), _standing(batch, state)
+        for layer in decoder.config.layers:
+            if isinstance(layer, Attention) and layer.rope:
+                self._batch.turns(layer.rope, layer.channels, torch.promote_types(x.dtype, torch.float32))
         with Recording() as recording:
             self.hidden = decoder.through(self._x, self._batch, state)
         self.refusal = recording.refusal
@@ -49,6 +53,9 @@ class RecordedStep:
         self._x.copy_(x)
         for name in MOVING:
             getattr(self._batch, name).copy_(getattr(batch, name))
+        for asked, standing in self._batch.turned.items():
+            for mine, theirs in zip(standing, batch.turns(*asked), strict=True):
+                mine.copy_(theirs)
         for sight, pages in batch.pages.items():
             self._batch.pages[sight][:, : pages.shape[1]] = pages
         return self.hidden if self.program.run() else None

@@ -110,7 +110,7 @@ def _entry(name: str) -> int:
 
 
 def _is_view(result: Any, arguments: Sequence[Any]) -> bool:
-    """Whether the result is only another look at the memory of an argument."""
+    """Whether the result is only another look at the memory of an argument, or no tensor has to do with it."""
     known = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)}
     found = [leaf.untyped_storage().data_ptr() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-    return bool(found) and known.issuperset(found)
+    return known.issuperset(found) and bool(found or not known)
