@@ -2,6 +2,9 @@
 
 import inspect
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,3 +82,21 @@ def test_wrong_words_are_sentences(words: list[str], told: str, checkpoint: Path
 def test_a_directory_without_a_tokenizer_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(tmp_path), "--prompt", "x"]) == 2
     assert "tokenizer.json" in capsys.readouterr().err
+
+
+@pytest.mark.soak
+def test_the_first_token_comes_within_three_seconds_of_the_command(checkpoint: Path) -> None:
+    """Process start included, files in memory: most of it is the import of torch."""
+    line = [sys.executable, "-m", "amaru", "generate", str(checkpoint), "--prompt", "def f(", "--max-tokens", "40"]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+            assert running.stdout is not None
+            told = b""
+            while len(told) <= len("def f("):
+                more = running.stdout.read1(64)
+                assert more, "it ended without a token"
+                told += more
+            seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 3, seconds

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
+import httpx
 import openai
 import pytest
 import torch
-from tests.serve.server.running import Running, model, running, served, tokenizer_with
+from tests.serve.server.running import ENGINE, Running, model, running, served, tokenizer_with
 
 from amaru.nn import Batch
 from amaru.serve.generate import generate
@@ -182,16 +184,23 @@ def test_chat_logprobs_spell_the_answer_in_bytes(client: openai.OpenAI) -> None:
     assert all(each.top_logprobs == [] for each in streamed)
 
 
-def test_a_chat_of_many_turns_reuses_what_it_said_before(client: openai.OpenAI) -> None:
+def test_a_chat_of_ten_turns_reuses_what_it_said_before() -> None:
     messages, prompt, reused = [{"role": "system", "content": "You add numbers, and say so in one line."}], 0, 0
-    for turn in range(5):
-        messages.append({"role": "user", "content": f"add {turn}"})
-        result = client.chat.completions.create(model="small", messages=messages, max_tokens=6, temperature=0)
-        assert result.usage is not None and result.usage.prompt_tokens_details is not None
-        prompt += result.usage.prompt_tokens
-        reused += result.usage.prompt_tokens_details.cached_tokens or 0
-        messages.append({"role": "assistant", "content": result.choices[0].message.content or ""})
-    assert reused / prompt > 0.6
+    config = replace(ENGINE, max_tokens=800, speculate="lookup")
+    with running(served(config=config)) as server:
+        for turn in range(10):
+            messages.append({"role": "user", "content": f"add {turn}"})
+            result = server.client.chat.completions.create(model="small", messages=messages, max_tokens=6, temperature=0)
+            assert result.usage is not None and result.usage.prompt_tokens_details is not None
+            prompt += result.usage.prompt_tokens
+            reused += result.usage.prompt_tokens_details.cached_tokens or 0
+            messages.append({"role": "assistant", "content": result.choices[0].message.content or ""})
+        page = httpx.get(f"{server.url}/metrics").text
+    assert reused / prompt > 0.8
+    for name, count in {"prompt": prompt, "reused": reused}.items():
+        assert f'amaru_{name}_tokens_total{{model="small"}} {float(count)}' in page
+    details = result.usage.completion_tokens_details
+    assert details is not None and details.rejected_prediction_tokens is not None
     text = result.choices[0].message.content
     template = ChatTemplate.of(TOKENIZER)
     assert template is not None

@@ -66,7 +66,7 @@ def clear_prompts(decoder: Decoder, tokenizer: Tokenizer, count: int) -> dict[st
 
 async def client(url: str, number: int, texts: dict[str, str], tally: Tally, end: float) -> None:
     draw = random.Random(number)
-    async with httpx.AsyncClient(base_url=url, timeout=120) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=600) as http:
         while time.monotonic() < end:
             prompt = draw.choice(sorted(texts))
             leave = draw.randrange(1, TOKENS) if draw.random() < HANG_UPS else None
