@@ -2,7 +2,7 @@
 
     python benchmarks/fp8/pages.py benchmarks/fp8/records docs/results
 
-judges the records anew, writes fp8-gap.svg and fp8-underflow.svg, and prints the tables as Markdown.
+judges the records anew, writes fp8-gap.svg, fp8-underflow.svg and fp8-scales.svg, and prints the tables as Markdown.
 """
 
 import sys
@@ -13,7 +13,7 @@ from typing import Any
 from amaru.config.records import read_lines
 from amaru.recipes.reproduce.claims import CLAIMS, verdict
 from amaru.report.fp8 import gap_curves, signed_percent
-from amaru.report.fp8_scales import ROLES, underflow_curves
+from amaru.report.fp8_scales import ROLES, scale_histogram, underflow_curves
 
 
 def main(records: Path, out: Path) -> None:
@@ -22,6 +22,7 @@ def main(records: Path, out: Path) -> None:
     looks = {name: read_lines(path) for name, path in paths.items() if path.exists()}
     (out / "fp8-gap.svg").write_text(gap_curves(found) + "\n", encoding="utf-8")
     (out / "fp8-underflow.svg").write_text(underflow_curves(looks["small-seed0"]) + "\n", encoding="utf-8")
+    (out / "fp8-scales.svg").write_text(scale_histogram(looks["small-seed0"]) + "\n", encoding="utf-8")
     print(found["sentence"], f"Missing: {', '.join(found['missing']) or 'nothing'}.", "", *pairs(found), "", sep="\n")
     for name, lines in looks.items():
         print(name, *scales(lines), "", sep="\n")
