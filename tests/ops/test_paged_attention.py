@@ -10,7 +10,8 @@ from torch import Tensor
 from amaru.errors import ConfigError
 from amaru.ops.attention import attention, reference
 from amaru.ops.exactness import exact
-from amaru.ops.paged_attention import native, paged_attention
+from amaru.ops.paged_attention import NARROW, narrowed, native, paged_attention
+from amaru.ops.paged_attention.narrow import widened
 
 PAGE, KV_HEADS, HEADS, QK, V = 4, 2, 6, 5, 7
 ENDS, NEW = [1, 9, 4, 23], [1, 3, 4, 1]
@@ -144,3 +145,28 @@ def test_in_exact_mode_a_query_has_the_same_bits_however_many_come_with_it(dtype
         whole = attended(0, length)
         for cuts in (range(length + 1), (0, 5, 40, 100, length), (0, 257, 258, length)):
             assert torch.equal(attended(*cuts), whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_eight_bits_are_off_by_a_sixteenth_of_a_number_at_most(dtype: torch.dtype) -> None:
+    x = drawn(50, 3, 40, seed=0).to(dtype) * torch.logspace(-20, 20, 50)[:, None, None].to(dtype)
+    x[3, 1], x[4, 2, 5] = 0, torch.nan
+    codes, scales = narrowed(x)
+    assert codes.dtype is NARROW and torch.equal(scales.log2(), scales.log2().round())
+    found = widened(codes, scales, torch.float64)
+    assert found[4, 2, 5].isnan() and (found[3, 1] == 0).all()
+    least = x.double().abs().amax(-1, keepdim=True) * 2 / 448 * 2**-10  # half of the least code, at the largest scale
+    error = (found - x.double()).abs()
+    fine = (error <= torch.maximum(x.double().abs() / 16, least)).all(-1)
+    assert fine.sum() == 50 * 3 - 1 and not fine[4, 2]  # the head with the NaN has no scale
+
+
+@pytest.mark.parametrize(("window", "sinks"), [(None, 0), (37, 3)])
+def test_pages_of_eight_bits_are_the_numbers_that_they_mean(window: int | None, sinks: int) -> None:
+    (q, *pools, pages), asked, rows = arguments("narrow", [1, 9, 260, 77], [1, 3, 1, 40], torch.float32)
+    coded = [narrowed(pool.nan_to_num()) for pool in pools]
+    asked |= {"scale": 0.3, "window": window, "sinks": sinks}
+    found = paged_attention(q, coded[0][0], coded[1][0], pages, scales=(coded[0][1], coded[1][1]), **asked)
+    keys, values = ([widened(*narrowed(row), torch.float64) for row in each] for each in rows)
+    asked.pop("lengths")
+    assert_close([found], [reference.attention(q.double(), keys, values, **asked)], FP32)

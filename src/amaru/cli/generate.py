@@ -29,6 +29,7 @@ def command(
     exact: Annotated[bool, typer.Option("--exact", help="The same bits for a prompt whatever runs beside it (slower).")] = False,
     lookup: Annotated[bool, typer.Option("--lookup", help="Guess that the text repeats itself; it says the same, faster or not.")] = False,
     draft: Annotated[Path | None, typer.Option(help="A smaller checkpoint that guesses what this one will say; it says the same.")] = None,
+    kv_dtype: Annotated[str, typer.Option(help="Of keys and values: as the model computes them, or fp8, in 8 bits.")] = "model",
     tensor_parallel: TensorParallel = None,
     json: JsonFlag = False,
 ) -> None:
@@ -54,7 +55,7 @@ def command(
             _write(prompt[0])
         start = time.perf_counter()
         write = (lambda _, event: _write(event.text)) if streaming else None
-        results = generate(decoder, prompts, settings, write, tokenizer=tokenizer, exact=exact, **guesses)
+        results = generate(decoder, prompts, settings, write, tokenizer=tokenizer, exact=exact, kv=kv_dtype, **guesses)
         seconds = time.perf_counter() - start
     if not world.leads:
         return

@@ -27,6 +27,7 @@ def command(
     max_waiting: Annotated[int | None, typer.Option(min=0, help="Answers that may queue; more are refused.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest sequence, prompt and answer together.")] = None,
     prefix_memory: Annotated[str | None, typer.Option(help="For remembered beginnings of prompts, like 1GiB; 0 switches it off.")] = None,
+    kv_dtype: Annotated[str | None, typer.Option(help="fp8 holds keys and values in 8 bits; left out: as the model computes.")] = None,
     draft: Annotated[Path | None, typer.Option(help="A smaller checkpoint that guesses what this one will say; it says the same.")] = None,
     lookup: Annotated[bool, typer.Option("--lookup", help="Guess that texts repeat themselves; they say the same.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="The same bits for a request whatever runs beside it (slower).")] = False,
@@ -58,6 +59,7 @@ def command(
 
     engine = {"max_running": max_running, "max_waiting": max_waiting, "max_tokens": max_tokens}
     engine |= {"speculate": "draft" if draft else "lookup" if lookup else None, "exact": exact or None}
+    engine |= {"kv": kv_dtype}
     engine |= {"memory": memory and parse_bytes(memory), "prefix_bytes": prefix_memory and _bytes_or_none(prefix_memory)}
     config = build(EngineConfig, _given(engine), settings or [])
     limits = build(Limits, _given({"body_bytes": max_body and parse_bytes(max_body), "seconds": timeout, "drain_seconds": drain}))

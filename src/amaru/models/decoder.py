@@ -133,7 +133,7 @@ class Decoder(nn.Module):
     keeps only what it reads for the backward pass, and is run again there: less memory, more time, the same gradients to the bit.
 
     With `state_dtype` (bfloat16) pools that are made hold SSM states in it, instead of at least fp32: half the bytes, and a rounding
-    at every token.
+    at every token. With `narrow_kv` (float8_e4m3fn) they hold keys and values in 8 bits.
     """
 
     meta_tokens: nn.Parameter | None
@@ -143,6 +143,7 @@ class Decoder(nn.Module):
         self.config = config
         self.compute_dtype: torch.dtype | None = None
         self.state_dtype: torch.dtype | None = None
+        self.narrow_kv: torch.dtype | None = None
         self.recompute_every: int | None = None
         self.embedding = nn.Embedding(config.vocab, config.hidden, _weight=torch.empty(config.vocab, config.hidden))
         self.meta_tokens = nn.Parameter(torch.empty(config.meta_tokens, config.hidden)) if config.meta_tokens else None
@@ -233,7 +234,8 @@ class Decoder(nn.Module):
         own = torch.arange(slots * each, device=device).view(slots, each)
         tables = {sight: torch.zeros_like(own) if pages else own for sight in set(sights)}
         counts = pages or dict.fromkeys(sights, slots * each)
-        layers = [layer.mixer.new_state(slots, counts[layer.mixer.config.sight], page, dtype, device) for layer in self._layers()]
+        asked = (page, dtype, device, self.narrow_kv)
+        layers = [layer.mixer.new_state(slots, counts[layer.mixer.config.sight], *asked) for layer in self._layers()]
         if self.state_dtype is not None:
             layers = [self._narrowed(*pair, self.state_dtype) for pair in zip(self.config.layers, layers, strict=True)]
         return DecoderState(layers, sights, tables, page)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 PAGE = 64  # places
-CACHES = ("keys", "values")
+CACHES = ("keys", "values", "keys_scales", "values_scales")  # the latter where keys and values are held in 8 bits
 
 
 @dataclass(frozen=True, eq=False)

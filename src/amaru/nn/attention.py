@@ -16,7 +16,7 @@ from amaru.nn.linear import Linear
 from amaru.nn.rope import Rope
 from amaru.ops.attention import attention
 from amaru.ops.page_write import page_write
-from amaru.ops.paged_attention import paged_attention
+from amaru.ops.paged_attention import NARROW, narrowed, paged_attention
 from amaru.ops.rotary import rotary
 
 
@@ -124,14 +124,19 @@ class Packed(NamedTuple):
 
 
 class Paged(NamedTuple):
-    """The pages of all sequences [pages, page, kv_heads, channels], in which this batch's keys and values are already written."""
+    """The pages of all sequences [pages, page, kv_heads, channels], in which this batch's keys and values are already written.
+
+    `scales` [pages, page, kv_heads] of both, where they are held in 8 bits.
+    """
 
     keys: Tensor
     values: Tensor
     pages: Tensor
+    scales: tuple[Tensor, Tensor] | None = None
 
     def attend(self, q: Tensor, batch: Batch, **asked: Any) -> Tensor:
-        return paged_attention(q, self.keys, self.values, self.pages, cu_seqlens=batch.cu_seqlens, lengths=batch.ends, **asked)
+        where = {"cu_seqlens": batch.cu_seqlens, "lengths": batch.ends, "scales": self.scales}
+        return paged_attention(q, self.keys, self.values, self.pages, **where, **asked)
 
 
 KV = Packed | Paged
@@ -142,6 +147,10 @@ def kept(k: Tensor, v: Tensor, batch: Batch, state: dict[str, Tensor] | None, si
     if state is None or batch.pages is None:
         return Packed(k, v)
     pages = batch.pages[sight]
+    narrow = state["keys"].dtype is NARROW
     for new, name in ((k, "keys"), (v, "values")):
+        if narrow:
+            new, scales = narrowed(new)
+            page_write(scales[..., None], state[f"{name}_scales"][..., None], pages, batch.owners, batch.positions)
         page_write(new, state[name], pages, batch.owners, batch.positions)
-    return Paged(state["keys"], state["values"], pages)
+    return Paged(state["keys"], state["values"], pages, (state["keys_scales"], state["values_scales"]) if narrow else None)

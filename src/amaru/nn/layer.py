@@ -102,8 +102,13 @@ class Mixer(nn.Module):
 
     config: LayerConfig
 
-    def new_state(self, slots: int, pages: int, page: int, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
-        """Zeroed state for `slots` sequences, and `pages` pages of `page` places for their caches; empty for a layer without state."""
+    def new_state(
+        self, slots: int, pages: int, page: int, dtype: torch.dtype, device: torch.device, narrow: torch.dtype | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Zeroed state for `slots` sequences, and `pages` pages of `page` places for their caches; empty for a layer without state.
+
+        With `narrow` caches are of that dtype, and have a scale for each head of a place.
+        """
         axes, state, cache = self.config.axes(), self.config.state_tensors(), self.config.cache_tensors()
 
         def zeros(spec: TensorSpec, *leading: int) -> torch.Tensor:
@@ -111,7 +116,11 @@ class Mixer(nn.Module):
             return torch.zeros(*leading, *spec.layout.shape(axes), dtype=kept, device=device)
 
         fixed = {name: zeros(spec, slots) for name, spec in state.items()}
-        return fixed | {name: zeros(spec, pages, page) for name, spec in cache.items()}
+        caches = {name: zeros(spec, pages, page) for name, spec in cache.items()}
+        if narrow is None:
+            return fixed | caches
+        scales = {f"{name}_scales": held.new_ones(held.shape[:-1], dtype=torch.bfloat16) for name, held in caches.items()}
+        return fixed | {name: held.to(narrow) for name, held in caches.items()} | scales
 
     @abstractmethod
     def initialise(self, generator: torch.Generator, std: float, residual_std: float) -> None:

@@ -16,7 +16,7 @@ def room_for(decoder: Decoder, memory: int, most: int, capacity: int, chunk: int
     Of each sequence `states` exist at once: two where a guess may have to be taken back.
     Raises `CapacityError` when not even one short sequence would fit.
     """
-    slot, page = unit_bytes(decoder.config, dtype_of(decoder))
+    slot, page = unit_bytes(decoder.config, dtype_of(decoder), decoder.narrow_kv, decoder.state_dtype)
     slot *= states
     far, meta = reach(decoder.config), decoder.config.meta_tokens
 

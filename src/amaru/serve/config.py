@@ -24,6 +24,8 @@ class EngineConfig(Config):
     draft_tokens   the most that are guessed at once
     draft_memory   bytes for the draft model's states and caches, beside `memory`; for the prefixes that it knows it has the same
                    part of this in addition as `prefix_bytes` is of `memory`
+    kv             keys and values as the "model" computes them, or in 8 bits ("fp8"): twice the sequences, and a little error
+    state          SSM states in "fp32", or in "bf16": half the bytes to hold and to move, and a rounding at every token
     exact          the same bits for a sequence whatever runs beside it, is reused or guessed; what that costs is in docs/serving.md
     """
 
@@ -37,6 +39,8 @@ class EngineConfig(Config):
     speculate: Guessing = "off"
     draft_tokens: int = Field(default=5, gt=0)
     draft_memory: int = Field(default=2**28, gt=0)
+    kv: Literal["model", "fp8"] = "model"
+    state: Literal["fp32", "bf16"] = "fp32"
     exact: bool = False
 
     @property

@@ -17,6 +17,7 @@ from amaru.data.tokenizer import Tokenizer
 from amaru.errors import BusyError, ConfigError
 from amaru.models.decoder import Decoder
 from amaru.ops.exactness import exact, is_exact
+from amaru.ops.paged_attention import NARROW
 from amaru.serve.budget import room_for
 from amaru.serve.config import EngineConfig
 from amaru.serve.constraint import Constraints
@@ -51,6 +52,10 @@ class Engine:
         Raises `BackendError` when exactness is asked for and something on this machine cannot give it.
         """
         self.decoder = decoder
+        if config.kv == "fp8":
+            decoder.narrow_kv = NARROW
+        if config.state == "bf16":
+            decoder.state_dtype = torch.bfloat16
         self.tokenizer = tokenizer
         self.config = config
         self.max_tokens = config.max_tokens or decoder.config.max_positions

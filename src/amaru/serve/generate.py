@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import CheckpointError, ConfigError
@@ -39,6 +40,7 @@ def generate(
     tokenizer: Tokenizer | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
     exact: bool = False,
+    kv: Literal["model", "fp8"] = "model",
     speculate: Guessing = "off",
     draft: Decoder | None = None,
 ) -> list[Generation]:
@@ -57,8 +59,8 @@ def generate(
     if not prompts:
         return []
     longest = max(len(prompt) + wish.max_tokens for prompt, wish in zip(prompts, each, strict=True))
-    sizes = {"max_waiting": len(prompts), "max_tokens": longest, "chunk_tokens": chunk_tokens, "prefix_bytes": 0}
-    config = EngineConfig(**sizes, exact=exact, speculate=speculate)
+    sizes: dict[str, Any] = {"max_waiting": len(prompts), "max_tokens": longest, "chunk_tokens": chunk_tokens, "prefix_bytes": 0}
+    config = EngineConfig(**sizes, exact=exact, kv=kv, speculate=speculate)
     engine = Engine(decoder, tokenizer, config, room_of(decoder, len(prompts), longest, chunk_tokens), draft)
     results = [Generation(list(prompt)) for prompt in prompts]
     raised: list[Exception] = []

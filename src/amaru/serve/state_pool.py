@@ -71,7 +71,7 @@ class StatePool:
         self.page = self.state.page
         self._reach = reach(decoder.config)
         self._free = list(reversed(range(room.slots)))
-        self.fixed_bytes, self.page_bytes = unit_bytes(decoder.config, dtype or dtype_of(decoder))
+        self.fixed_bytes, self.page_bytes = unit_bytes(decoder.config, dtype or dtype_of(decoder), decoder.narrow_kv, decoder.state_dtype)
 
     @property
     def free(self) -> int:
@@ -191,15 +191,22 @@ class StatePool:
         return self.pages[sight].take(promised=True)
 
 
-def unit_bytes(config: DecoderConfig, dtype: torch.dtype) -> tuple[int, dict[str, int]]:
-    """Bytes of a slot, and by sight of a page of `PAGE` places."""
+def unit_bytes(
+    config: DecoderConfig, dtype: torch.dtype, narrow: torch.dtype | None = None, state: torch.dtype | None = None
+) -> tuple[int, dict[str, int]]:
+    """Bytes of a slot, and by sight of a page of `PAGE` places.
+
+    With `narrow` keys and values are of that dtype and have scales; `state` is the dtype of SSM states, None for at least fp32.
+    """
     slot, pages = 0, dict.fromkeys((layer.sight for layer in config.layers), 0)
     for layer in config.layers:
         for spec in layer.state_tensors().values():
-            kept = torch.promote_types(dtype, torch.float32) if spec.keep_fp32 else dtype
+            kept = (state or torch.promote_types(dtype, torch.float32)) if spec.keep_fp32 else dtype
             slot += spec.layout.numel(layer.axes()) * kept.itemsize
         for spec in layer.cache_tensors().values():
-            pages[layer.sight] += PAGE * spec.layout.numel(layer.axes()) * dtype.itemsize
+            heads, channels = spec.layout.shape(layer.axes())
+            place = channels * dtype.itemsize if narrow is None else channels * narrow.itemsize + torch.bfloat16.itemsize
+            pages[layer.sight] += PAGE * heads * place
     return slot, pages
 
 

@@ -9,6 +9,9 @@ from amaru.ops.backends import Backend, Op
 from amaru.ops.exactness import unless_exact
 from amaru.ops.native import lacks
 from amaru.ops.paged_attention import gathered, native
+from amaru.ops.paged_attention.narrow import NARROW, narrowed
+
+__all__ = ["NARROW", "narrowed", "paged_attention"]
 
 
 def paged_attention(
@@ -22,6 +25,7 @@ def paged_attention(
     scale: float,
     window: int | None = None,
     sinks: int = 0,
+    scales: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """softmax(scale * q kᵀ) v of each sequence over the places that its pages hold.
 
@@ -30,11 +34,12 @@ def paged_attention(
     q [T, heads, qk], the newest places of S sequences; keys and values [pages, page, kv_heads, channels] for everyone.
     pages [S, n]: place p of a sequence is row p % page of its page p // page; entries behind its last place, and those that a
     window no longer reaches, may hold any number. lengths [S]: places of each sequence, those of q included.
-    window and sinks as in `attention`. Returns [T, heads, v]. Inside `exact()` a query has the same bits however many come with it.
+    window and sinks as in `attention`. Keys and values that are `narrowed` come with their scales [pages, page, kv_heads].
+    Returns [T, heads, v]. Inside `exact()` a query has the same bits however many come with it.
     Raises `ConfigError` for shapes that do not fit, `BackendError` if a forced backend refuses.
     """
     new = _check(q, keys, values, pages, cu_seqlens, lengths)
-    asked = {"scale": scale, "window": window, "sinks": sinks}
+    asked = {"scale": scale, "window": window, "sinks": sinks, "scales": scales}
     short = next((index for index, count in enumerate(new) if count > native.MOST_QUERIES), len(new))
     if short == len(new) and PAGED_ATTENTION.lean:
         refused = native.refuses(q, keys, values, pages, cu_seqlens=cu_seqlens, lengths=lengths, **asked)

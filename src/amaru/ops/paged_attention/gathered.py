@@ -5,6 +5,7 @@ from torch import Tensor
 
 from amaru.ops.arguments import sequence_lengths
 from amaru.ops.attention import attention
+from amaru.ops.paged_attention.narrow import widened
 
 
 def paged_attention(
@@ -18,12 +19,20 @@ def paged_attention(
     scale: float,
     window: int | None = None,
     sinks: int = 0,
+    scales: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     spans = [
         (end, end if window is None else min(sinks, end), 0 if window is None else max(sinks, end - new - window))
         for end, new in zip(lengths.tolist(), sequence_lengths(cu_seqlens, len(q)), strict=True)
     ]
-    rows = [[_row(pool, table, *span).to(q.dtype) for table, span in zip(pages, spans, strict=True)] for pool in (keys, values)]
+
+    def rows_of(pool: Tensor, their: Tensor | None) -> list[Tensor]:
+        if their is None:
+            return [_row(pool, *each).to(q.dtype) for each in places]
+        return [widened(_row(pool, *each), _row(their, *each), q.dtype) for each in places]
+
+    places = [(table, *span) for table, span in zip(pages, spans, strict=True)]
+    rows = [rows_of(pool, their) for pool, their in zip((keys, values), scales or (None, None), strict=True)]
     return attention(q, *rows, cu_seqlens=cu_seqlens, scale=scale, window=window, sinks=sinks)
 
 

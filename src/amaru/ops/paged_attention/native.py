@@ -28,7 +28,10 @@ def refuses(
     scale: float,
     window: int | None = None,
     sinks: int = 0,
+    scales: tuple[Tensor, Tensor] | None = None,
 ) -> str | None:
+    if scales is not None:
+        return "reads no keys and values of 8 bits"
     if not q.is_cpu or q.dtype not in SERVED or not q.dtype == keys.dtype == values.dtype:
         return f"serves float32 and bfloat16 of one kind on the CPU, got {short(q.dtype)} and {short(keys.dtype)} on {q.device.type}"
     if not (keys.is_contiguous() and values.is_contiguous()):
@@ -51,6 +54,7 @@ def paged_attention(
     scale: float,
     window: int | None = None,
     sinks: int = 0,
+    scales: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     if _most_queries(cu_seqlens) > MOST_QUERIES:
         asked = {"scale": scale, "window": window, "sinks": sinks}
