@@ -25,9 +25,9 @@ def launch(count: int, words: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="amaru-") as folder, tempfile.TemporaryFile("w+") as said, _lifeline() as line:
         processes = [_start(rank, count, words, f"{line}:{folder}/meeting", said) for rank in range(count)]
         with _handed_to(processes[0]):
-            codes = _watched(processes)
+            failed = _watched(processes)
         said.seek(0)
-        return _verdict(codes, said.read().strip())
+        return _verdict(failed, [process.returncode for process in processes], said.read().strip())
 
 
 @contextmanager
@@ -49,33 +49,38 @@ def _start(rank: int, count: int, words: Sequence[str], watched: str, said: IO[s
     return subprocess.Popen([sys.executable, "-m", "amaru", *words], env=environment, pass_fds=[int(watched.split(":")[0])], **streams)
 
 
-def _verdict(codes: list[int], said: str) -> int:
+def _verdict(failed: int | None, codes: list[int], said: str) -> int:
     """The exit code of all, and one sentence unless the first process has said its own."""
-    failed = [(rank, code) for rank, code in enumerate(codes) if code not in (0, LOST)]
-    if not failed:
+    if failed is None:
         return LOST if LOST in codes else 0
-    rank, code = failed[0]
+    code = codes[failed]
     if code < 0:
-        print(f"amaru: process {rank} of {len(codes)} was ended by signal {-code}.", file=sys.stderr)
-    elif rank > 0:
-        print(said or f"amaru: process {rank} of {len(codes)} ended with exit code {code}.", file=sys.stderr)
+        print(f"amaru: process {failed} of {len(codes)} was ended by signal {-code}.", file=sys.stderr)
+    elif failed > 0:
+        print(said or f"amaru: process {failed} of {len(codes)} ended with exit code {code}.", file=sys.stderr)
     return code if code > 0 else 128 - code
 
 
-def _watched(processes: list[subprocess.Popen]) -> list[int]:
-    """Wait for all; when one has failed the others follow, by themselves or not."""
-    deadline = None
+def _watched(processes: list[subprocess.Popen]) -> int | None:
+    """Wait for all; when one has failed the others follow, by themselves or not. Which it was, if one has."""
+    failed, deadline = None, None
     while any(process.poll() is None for process in processes):
-        if deadline is None and any(process.poll() for process in processes):
+        if failed is None:
+            failed = _first_failed(processes)
+        if deadline is None and any(process.returncode for process in processes):
             deadline = time.monotonic() + PATIENCE
-        if deadline is not None and time.monotonic() > deadline:
+        if deadline is not None and time.monotonic() > deadline:  # one that waits for requests notices nothing
             for process in processes:
                 process.kill()
         try:
             time.sleep(PAUSE)
         except KeyboardInterrupt:  # theirs too; the first decides
             continue
-    return [process.returncode for process in processes]
+    return _first_failed(processes) if failed is None else failed
+
+
+def _first_failed(processes: list[subprocess.Popen]) -> int | None:
+    return next((rank for rank, process in enumerate(processes) if process.returncode not in (None, 0, LOST)), None)
 
 
 @contextmanager
