@@ -64,7 +64,7 @@ def _verdict(failed: int | None, codes: list[int], said: str) -> int:
 def _watched(processes: list[subprocess.Popen]) -> int | None:
     """Wait for all; when one has failed the others follow, by themselves or not. Which it was, if one has."""
     failed, deadline = None, None
-    while any(process.poll() is None for process in processes):
+    while None in [process.poll() for process in processes]:
         if failed is None:
             failed = _first_failed(processes)
         if deadline is None and any(process.returncode for process in processes):
