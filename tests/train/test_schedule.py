@@ -33,3 +33,18 @@ def test_wsd_is_flat_and_then_straight() -> None:
 def test_the_shortest_runs(schedule) -> None:
     assert schedule(0, steps=1, warmup=0, final_share=0.1) <= 1
     assert schedule(0, steps=2, warmup=1, final_share=0.1) == 1
+
+
+@pytest.mark.parametrize("fall", ["linear", "sqrt", "exponential"])
+def test_every_fall_begins_at_one_and_ends_at_the_final_share(fall: str) -> None:
+    shares = [wsd(step, steps=51, warmup=5, final_share=0.04, decay_share=0.4, fall=fall) for step in range(51)]
+    assert set(shares[4:31]) == {1.0} and shares[50] == pytest.approx(0.04, abs=1e-12)
+    middle = {"linear": 0.52, "sqrt": 1 - 0.96 * math.sqrt(0.5), "exponential": 0.2}
+    assert shares[40] == pytest.approx(middle[fall])
+    assert all(later < earlier for earlier, later in pairwise(shares[30:]))
+
+
+def test_a_decay_over_the_whole_run_still_warms_up() -> None:
+    shares = [wsd(step, steps=21, warmup=4, final_share=0.0, decay_share=1.0) for step in range(21)]
+    assert shares[3:5] == [1.0, 1.0] and shares[20] == 0
+    assert [wsd(step, steps=11, warmup=0, final_share=0.0, decay_share=1.0) for step in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
