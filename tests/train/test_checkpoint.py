@@ -3,6 +3,7 @@
 import logging
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,3 +200,38 @@ def test_killed_at_any_moment(tmp_path, rows, undisturbed) -> None:
         child.kill()
         child.wait()
         finish(out, rows, undisturbed)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_the_newest_and_the_best_are_kept(tmp_path, rows, background: bool) -> None:
+    """The lowest validation loss is after step 4: it stays beside the newest three, and its weights are what the run ends with."""
+    prints: dict[int, str] = {}
+    model = fresh_model()
+
+    def validate(validated) -> dict[str, float]:
+        prints[len(prints) + 1] = fingerprint_weights(validated)
+        return {"loss": abs(len(prints) - 4.0)}
+
+    recipe = replace(RECIPE, validate_every=1, keep_best=True, checkpoint_keep=3, checkpoint_in_background=background)
+    history = run(tmp_path, model, recipe, rows, validate=validate)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == [f"step-0000000{step}" for step in (4, 7, 8, 9)]
+    assert history.best == 4 and fingerprint_weights(model) == prints[4] != prints[9]
+    again = fresh_model()
+    assert run(tmp_path, again, recipe, rows, validate=validate).resumed_from == 9
+    assert fingerprint_weights(again) == prints[4]
+
+
+def test_in_the_background_the_same_states_are_saved(tmp_path, rows, undisturbed) -> None:
+    history = run(tmp_path, model := fresh_model(), replace(RECIPE, checkpoint_in_background=True), rows)
+    assert (fingerprint_weights(model), untimed(history.steps)) == undisturbed
+    for step in (9, 8):
+        assert finish(tmp_path, rows, undisturbed).resumed_from == step
+        shutil.rmtree(tmp_path / f"checkpoints/step-0000000{step}")
+
+
+def test_a_full_disk_in_the_background_is_said_at_the_next_save(tmp_path, rows, undisturbed) -> None:
+    stop_after(3, tmp_path, rows)
+    with largest_file(20_000), pytest.raises(StorageError, match=r"The disk is full while writing .*step-00000004; what was there before"):
+        run(tmp_path, fresh_model(), replace(RECIPE, checkpoint_in_background=True), rows)
+    assert finish(tmp_path, rows, undisturbed).resumed_from == 3

@@ -113,3 +113,10 @@ def test_settings_that_contradict(tmp_path, model, rows) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'warmup'"):
         from_dict(TrainConfig, to_dict(RECIPE) | {"warm_up": 3})
     assert from_dict(TrainConfig, to_dict(RECIPE)) == RECIPE
+
+
+def test_schedules_that_contradict() -> None:
+    with pytest.raises(ConfigError, match="decay and decay_share belong to schedule wsd"):
+        replace(RECIPE, decay="sqrt")
+    with pytest.raises(ConfigError, match="above 0 for an exponential decay"):
+        replace(RECIPE, schedule="wsd", decay="exponential", final_lr_share=0.0)

@@ -12,7 +12,8 @@ import torch
 from tests.parallel.small import NEMOTRON_H
 from tests.train.small import RECIPE, packed_rows
 
-from amaru.data.loader import Loader
+from amaru.data.loader import Loader, in_order
+from amaru.eval.perplexity import evaluate
 from amaru.models import Decoder, DecoderConfig
 from amaru.nn.moe import MoE
 from amaru.parallel.shares import cut
@@ -96,7 +97,7 @@ def assembled(found: Sequence[tuple[Weights, dict]]) -> Weights:
 
 def interrupted(out: Path, layout: Layout, steps: int, background: bool = False, seconds: float = 1e6) -> tuple[list[float], int]:
     """Go on with the run in `out` until `steps` are done: losses since its beginning, and the step after which this process began."""
-    recipe = replace(SHORT, steps=6, checkpoint_seconds=seconds, checkpoint_in_background=background)
+    recipe = replace(SHORT, steps=6, validate_every=1, checkpoint_seconds=seconds, checkpoint_in_background=background)
     placement, start = Spread(CONFIG, layout), dict(whole(CONFIG, torch.float32).named_parameters())
     model = placement.model(lambda name, kept: cut(start[name].detach(), kept))
 
@@ -112,8 +113,14 @@ def interrupted(out: Path, layout: Layout, steps: int, background: bool = False,
 
     loader = Loader(ROWS, recipe.batch_rows, recipe.seed)
     with contextlib.suppress(KeyboardInterrupt):
-        train(model, placement.objective, loader, recipe, out, placement=placement, store=store, report=report)
+        train(
+            model, placement.objective, loader, recipe, out, placement=placement, store=store, report=report, validate=validation
+        )  # which leaves weights gathered
     return [step.loss for step in read(out / "metrics.jsonl")], told[0] - 1
+
+
+def validation(model: Decoder) -> dict[str, float]:
+    return {"loss": evaluate(model, in_order(ROWS, 2, limit=4)).loss}
 
 
 def restored(out: Path, layout: Layout) -> tuple[Weights, dict]:
