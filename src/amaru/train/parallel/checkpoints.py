@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from amaru.config import Artifact
@@ -73,6 +74,8 @@ class SpreadCheckpoints(Checkpoints):
         return self._verify(path).content["step"]
 
     def _weights(self, model: nn.Module) -> Parts:
+        if isinstance(model, FSDPModule):
+            model.reshard()  # after a validation the outermost weights are still gathered, and would be others than the optimizer's
         return {name: self._part(name, parameter, parameter) for name, parameter in model.named_parameters()}
 
     def _moments(self, model: nn.Module, optimizer: Optimizer) -> Parts:
