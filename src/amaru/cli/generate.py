@@ -51,11 +51,12 @@ def command(
         streaming = len(prompt) == 1 and not json and world.leads
         decoder = load(checkpoint) if world.size == 1 else _load_part(checkpoint)
         guesses = {"speculate": "draft" if draft else "lookup" if lookup else "off", "draft": load(draft) if draft else None}
+        how: dict[str, Any] = guesses | {"kv": kv_dtype}
         if streaming:
             _write(prompt[0])
         start = time.perf_counter()
         write = (lambda _, event: _write(event.text)) if streaming else None
-        results = generate(decoder, prompts, settings, write, tokenizer=tokenizer, exact=exact, kv=kv_dtype, **guesses)
+        results = generate(decoder, prompts, settings, write, tokenizer=tokenizer, exact=exact, **how)
         seconds = time.perf_counter() - start
     if not world.leads:
         return

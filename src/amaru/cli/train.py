@@ -67,7 +67,7 @@ def command(
         board = stack.enter_context(TensorBoard(directory / "tensorboard")) if tensorboard and world.leads else None
         run = stack.enter_context(run_together(directory, "train", resolved, progress, layout))
         run.progress.note(f"Training in {directory}")
-        trained = train_model(resolved, run, **({"watch": board.write} if board else {}))
+        trained = train_model(resolved, run, watch=board.write if board else lambda metrics: None)
     if not world.leads:
         return
     first = next(iter(resolved.text.sources().values()))  # of a blend; compressing takes one source

@@ -1,8 +1,9 @@
 // Attention of a few queries over keys and values that lie in pages, read where they lie.
 //
-// Places are cut into spans at fixed places. A task takes one span of one sequence for one head of the keys, all its queries at once:
-// scores, softmax within the span, weighted values. Spans are then joined in order, so no bit depends on threads, on other
-// sequences, or on how many queries come together.
+// Places are cut into spans at fixed places. A task takes one span of one sequence, all its queries at once: scores, softmax within
+// the span, weighted values. Where there are enough tasks, one takes all heads of the keys, so that rows of the pool are read whole
+// and in order: half of each row, and the other half later, comes from memory at half the rate. Spans are then joined in order, so no
+// bit depends on threads, on other sequences, on how many queries come together, or on the heads of a task.
 
 #include "products.h"
 #include "program.h"
@@ -13,6 +14,8 @@ namespace {
 constexpr int SPAN = 256;  // places of a task
 constexpr int RUN = 16;    // places whose values are turned to float together
 constexpr int ABREAST = 4; // queries that share one reading of values
+constexpr int ENOUGH = 4;  // tasks for each thread, so that none waits long for the others
+constexpr int KEYS_AHEAD = 8, VALUES_AHEAD = 32;  // rows; short parts of rows in turn are no pattern that a processor sees coming
 
 struct Shape {
     int64_t sequences, heads, kv_heads, qk, v, page, pages, table, window, sinks, q_stride;  // window < 0: none
@@ -34,7 +37,7 @@ struct Segment {
 };
 
 struct Task {
-    int64_t sequence, head, start, partial;  // partial: where its result lies
+    int64_t sequence, head, heads, start;  // from `head` on, so many
 };
 
 void add_segments(const Shape &s, int64_t sequence, int64_t from, int64_t to, std::vector<Segment> &segments) {
@@ -66,55 +69,81 @@ template <class T> struct Inputs {
     T *out;
 };
 
-template <class T> void score(const Inputs<T> &in, const Task &task, const std::vector<Segment> &segments, int queries, float *scores) {
+inline void fetch(const void *from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + i, 0, 3);
+}
+
+// The queries of one sequence that read one head of the keys, one behind the other.
+template <class T> void gather(const Inputs<T> &in, int64_t sequence, int64_t head, int queries, T *to) {
     const Shape &s = in.s;
-    std::vector<T> q(queries * s.qk);
     for (int i = 0; i < queries; i++) {
-        const int64_t token = s.bounds[task.sequence] + i / s.shared(), head = task.head * s.shared() + i % s.shared();
-        std::memcpy(&q[i * s.qk], in.q + token * s.q_stride + head * s.qk, s.qk * sizeof(T));
-    }
-    const int64_t stride = s.kv_heads * s.qk;
-    float sums[MANY][ROWS];
-    int done = 0;
-    for (const Segment &segment : segments) {
-        const Matrix<T> keys{in.keys + segment.row * stride + task.head * s.qk, stride};
-        for (int first = 0; first < queries; first += MANY) {
-            const int count = std::min(MANY, queries - first);
-            const Matrix<T> x{&q[first * s.qk], s.qk};
-            auto keep = [&](int place, int rows) {
-                for (int n = 0; n < count; n++)
-                    for (int r = 0; r < rows; r++) scores[(first + n) * SPAN + done + place + r] = s.scale * sums[n][r];
-            };
-            int place = 0;
-            for (; place + ROWS <= segment.count; place += ROWS) {
-                multiply<ROWS, MANY>(Matrix<T>{keys.row(place), stride}, x, count, s.qk, (const T *)nullptr, sums);
-                keep(place, ROWS);
-            }
-            for (; place < segment.count; place++) {
-                multiply<1, MANY>(Matrix<T>{keys.row(place), stride}, x, count, s.qk, (const T *)nullptr, sums);
-                keep(place, 1);
-            }
-        }
-        done += segment.count;
+        const int64_t token = s.bounds[sequence] + i / s.shared();
+        std::memcpy(to + i * s.qk, in.q + token * s.q_stride + (head * s.shared() + i % s.shared()) * s.qk, s.qk * sizeof(T));
     }
 }
 
-// Scores of one query become weights; what it does not see weighs nothing.
-void weigh(const Shape &s, int64_t query, const std::vector<Segment> &segments, float *scores, Partial &partial) {
-    partial.most = -INFINITY;
-    int i = 0;
-    for (const Segment &segment : segments)
-        for (int k = 0; k < segment.count; k++, i++) {
-            if (!s.sees(query, segment.place + k)) scores[i] = -INFINITY;
-            partial.most = scores[i] > partial.most || scores[i] != scores[i] ? scores[i] : partial.most;  // a NaN is not passed over
-        }
-    partial.sum = 0;
+// Scores of `count` queries with R keys; those of one query lie SPAN apart from the next one's.
+template <int R, class T> void score_rows(const Shape &s, const Matrix<T> &keys, const T *q, int count, float *scores) {
+    float sums[MANY][ROWS];
+    for (int first = 0; first < count; first += MANY) {
+        const int some = std::min(MANY, count - first);
+        multiply<R, MANY>(keys, Matrix<T>{q + first * s.qk, s.qk}, some, s.qk, (const T *)nullptr, sums);
+        for (int n = 0; n < some; n++)
+            for (int r = 0; r < R; r++) scores[(first + n) * SPAN + r] = s.scale * sums[n][r];
+    }
+}
+
+template <class T> void score(const Inputs<T> &in, const Task &task, const std::vector<Segment> &segments, int queries, float *scores) {
+    const Shape &s = in.s;
+    std::vector<T> q(task.heads * queries * s.qk);
+    for (int64_t head = 0; head < task.heads; head++) gather(in, task.sequence, task.head + head, queries, &q[head * queries * s.qk]);
+    const int64_t stride = s.kv_heads * s.qk;
+    for (const Segment &segment : segments) {
+        const T *keys = in.keys + segment.row * stride + task.head * s.qk;
+        auto all_heads = [&](int place, auto rows) {
+            fetch(keys + (place + KEYS_AHEAD) * stride, rows.value * stride * sizeof(T));
+            for (int64_t head = 0; head < task.heads; head++)
+                score_rows<decltype(rows)::value>(s, Matrix<T>{keys + place * stride + head * s.qk, stride}, &q[head * queries * s.qk], queries,
+                                                  scores + head * queries * SPAN + segment.place - task.start + place);
+        };
+        int place = 0;
+        for (; place + ROWS <= segment.count; place += ROWS) all_heads(place, std::integral_constant<int, ROWS>());
+        for (; place < segment.count; place++) all_heads(place, std::integral_constant<int, 1>());
+    }
+}
+
+// What one query does not see of a segment scores minus infinity. Most segments lie before every query and behind no window.
+void hide(const Shape &s, int64_t query, const Segment &segment, float *scores) {
+    if (segment.place + segment.count - 1 <= query && (s.window < 0 || query - segment.place <= s.window)) return;
+    for (int k = 0; k < segment.count; k++)
+        if (!s.sees(query, segment.place + k)) scores[k] = -INFINITY;
+}
+
+// The largest lane; a NaN is not passed over.
+inline float largest(const vec &v) {
+    float most = v[0];
+    for (int i = 1; i < WIDTH; i++) most = v[i] > most || v[i] != v[i] ? v[i] : most;
+    return most;
+}
+
+// Scores of one query with the places from `start` on become weights; what it does not see weighs nothing. A place has the same lane
+// whatever others are visible beside it.
+void weigh(const Shape &s, int64_t query, int64_t start, const std::vector<Segment> &segments, float *scores, Partial &partial) {
+    const int count = segments.empty() ? 0 : segments.back().place + segments.back().count - start;
+    for (const Segment &segment : segments) hide(s, query, segment, scores + segment.place - start);
+    vec most = vec{} - INFINITY, sum = {};
+    for (int k = 0; k < count; k += WIDTH) {
+        const vec score = *(const vec *)(scores + k);
+        most = score > most || score != score ? score : most;
+    }
+    partial.most = largest(most), partial.sum = 0;
     if (partial.most == -INFINITY) {
-        std::fill_n(scores, i, 0.f);
+        std::fill_n(scores, count, 0.f);
         return;
     }
-    for (int k = 0; k < i; k++) scores[k] = scores[k] == -INFINITY ? 0.f : exponential(scores[k] - partial.most);
-    for (int k = 0; k < i; k++) partial.sum += scores[k];
+    for (int k = 0; k < padded(count); k++) scores[k] = scores[k] == -INFINITY ? 0.f : exponential(scores[k] - partial.most);
+    for (int k = 0; k < count; k += WIDTH) sum += *(const vec *)(scores + k);
+    for (int i = 0; i < WIDTH; i++) partial.sum += sum[i];
 }
 
 template <int N> void add_values(const float *weights, const float *rows, int count, int width, Partial *partials) {
@@ -137,28 +166,35 @@ void mix(const Inputs<T> &in, const Task &task, const std::vector<Segment> &segm
     const int width = padded(in.s.v);
     const int64_t stride = in.s.kv_heads * in.s.v;
     Floats rows(RUN * width);
-    int done = 0;
-    for (const Segment &segment : segments)
+    for (const Segment &segment : segments) {
         for (int first = 0; first < segment.count; first += RUN) {
             const int count = std::min(RUN, segment.count - first);
-            const T *from = in.values + (segment.row + first) * stride + task.head * in.s.v;
-            for (int k = 0; k < count; k++)
-                for (int64_t i = 0; i < in.s.v; i++) rows[k * width + i] = load(from[k * stride + i]);
-            int n = 0;
-            for (; n + ABREAST <= queries; n += ABREAST) add_values<ABREAST>(weights + n * SPAN + done, rows.data, count, width, partials + n);
-            for (; n < queries; n++) add_values<1>(weights + n * SPAN + done, rows.data, count, width, partials + n);
-            done += count;
+            for (int64_t head = 0; head < task.heads; head++) {
+                const T *from = in.values + (segment.row + first) * stride + (task.head + head) * in.s.v;
+                for (int k = 0; k < count; k++) {
+                    fetch(from + (k + VALUES_AHEAD) * stride, in.s.v * sizeof(T));
+                    for (int64_t i = 0; i < in.s.v; i++) rows[k * width + i] = load(from[k * stride + i]);
+                }
+                const float *own = weights + head * queries * SPAN + segment.place - task.start + first;
+                Partial *to = partials + head * queries;
+                int n = 0;
+                for (; n + ABREAST <= queries; n += ABREAST) add_values<ABREAST>(own + n * SPAN, rows.data, count, width, to + n);
+                for (; n < queries; n++) add_values<1>(own + n * SPAN, rows.data, count, width, to + n);
+            }
         }
+    }
 }
 
+// `partials` of this span: for each head of the keys those of all queries.
 template <class T> void attend(const Inputs<T> &in, const Task &task, Partial *partials) {
     const Shape &s = in.s;
     const int queries = s.queries(task.sequence) * s.shared();
     const std::vector<Segment> segments = visible(s, task.sequence, task.start);
-    Floats scores(queries * SPAN);
+    Floats scores(task.heads * queries * SPAN);
+    std::fill_n(scores.data, scores.size, -INFINITY);
     score(in, task, segments, queries, scores.data);
-    for (int i = 0; i < queries; i++)
-        weigh(s, s.first(task.sequence) + i / s.shared(), segments, scores.at(i * SPAN), partials[i]);
+    for (int i = 0; i < task.heads * queries; i++)
+        weigh(s, s.first(task.sequence) + i % queries / s.shared(), task.start, segments, scores.at(i * SPAN), partials[i]);
     mix(in, task, segments, queries, scores.data, partials);
 }
 
@@ -177,28 +213,25 @@ template <class T> void join(const Partial *partials, int spans, int stride, int
     for (int64_t k = 0; k < width; k++) store(out[k], total[k] / sum);
 }
 
-// The queries of one sequence that read one head of the keys: their tasks follow one another.
-struct Group {
-    int64_t sequence, head, partial;
-    int spans;
+// One span of one sequence, and where its partial results lie: those of its heads of the keys one behind the other.
+struct Span {
+    int64_t sequence, start, partial;
 };
 
 struct Work {
-    std::vector<Task> tasks;
-    std::vector<Group> groups;
+    std::vector<Span> spans;
+    std::vector<int64_t> begin;  // of each sequence among the spans, and the end
     int64_t partials = 0;
 
-    explicit Work(const Shape &s) {
-        for (int64_t sequence = 0; sequence < s.sequences; sequence++)
-            for (int64_t head = 0; head < s.kv_heads; head++) {
-                groups.push_back({sequence, head, partials, 0});
-                for (int64_t start = 0; start < s.lengths[sequence]; start += SPAN) {
-                    if (start >= s.sinks && start + SPAN <= s.begin(sequence)) continue;
-                    tasks.push_back({sequence, head, start, partials});
-                    partials += s.queries(sequence) * s.shared();
-                    groups.back().spans++;
-                }
+    explicit Work(const Shape &s) : begin{0} {
+        for (int64_t sequence = 0; sequence < s.sequences; sequence++) {
+            for (int64_t start = 0; start < s.lengths[sequence]; start += SPAN) {
+                if (start >= s.sinks && start + SPAN <= s.begin(sequence)) continue;
+                spans.push_back({sequence, start, partials});
+                partials += s.queries(sequence) * s.heads;
             }
+            begin.push_back(spans.size());
+        }
     }
 };
 
@@ -209,12 +242,17 @@ template <class T> void attention(const Inputs<T> &in, int threads) {
     Floats values(work.partials * width);
     std::vector<Partial> partials(work.partials);
     for (int64_t i = 0; i < work.partials; i++) partials[i].values = values.at(i * width);
-    share(work.tasks.size(), threads, [&](int64_t i) { attend(in, work.tasks[i], &partials[work.tasks[i].partial]); });
-    for (const Group &group : work.groups) {
-        const int queries = s.queries(group.sequence) * s.shared();
-        for (int i = 0; i < queries; i++) {
-            const int64_t token = s.bounds[group.sequence] + i / s.shared(), head = group.head * s.shared() + i % s.shared();
-            join(&partials[group.partial + i], group.spans, queries, s.v, in.out + (token * s.heads + head) * s.v);
+    const int64_t count = work.spans.size(), parts = count < ENOUGH * threads ? s.kv_heads : 1, heads = s.kv_heads / parts;
+    share(count * parts, threads, [&](int64_t i) {
+        const Span &span = work.spans[i / parts];
+        const int64_t head = i % parts * heads;
+        attend(in, Task{span.sequence, head, heads, span.start}, &partials[span.partial + head * s.queries(span.sequence) * s.shared()]);
+    });
+    for (int64_t sequence = 0; sequence < s.sequences; sequence++) {
+        const int queries = s.queries(sequence) * s.shared(), spans = work.begin[sequence + 1] - work.begin[sequence];
+        for (int64_t i = 0; i < s.kv_heads * queries; i++) {
+            const int64_t token = s.bounds[sequence] + i % queries / s.shared(), head = i / queries * s.shared() + i % s.shared();
+            join(&partials[work.spans[work.begin[sequence]].partial + i], spans, s.kv_heads * queries, s.v, in.out + (token * s.heads + head) * s.v);
         }
     }
 }
