@@ -6,9 +6,10 @@ import pytest
 import torch
 from tests.models.random_models import random_config, random_ids, random_model
 
-from amaru.adapters import LoRA, TiedLoRA, adapt, merge, switched_off
+from amaru.adapters import LoRA, TiedLoRA, adapt, fold, merge, switched_off
 from amaru.adapters.files import load, save
 from amaru.errors import CheckpointError, ConfigError
+from amaru.models import checkpoint
 from amaru.models.tensor_file import TensorFile
 from amaru.nn import Batch
 from amaru.precision import Scheme, quantise
@@ -118,3 +119,13 @@ def test_only_what_is_there_and_not_merged_is_saved(tmp_path):
     with pytest.raises(ConfigError, match="unmerge them first"):
         save(decoder, tmp_path / "one")
     assert not (tmp_path / "one").exists()
+
+
+def test_a_model_is_saved_without_its_adapters_or_with_them_folded_in(tmp_path):
+    decoder, _ = saved(tmp_path / "one", METHODS["dora"])
+    batch = Batch.of(random_ids(CONFIG.vocab, 6))
+    with pytest.raises(ConfigError, match=r"layers\.0\.mixer\.in_proj\.weight is hidden by an adapter"):
+        checkpoint.save(decoder, tmp_path / "model")
+    fold(decoder)
+    checkpoint.save(decoder, tmp_path / "model")
+    assert torch.equal(checkpoint.load(tmp_path / "model")(batch), decoder(batch))

@@ -1,5 +1,6 @@
 """Tied-LoRA: the paper's counts to the digit, the formula by hand, what is shared, and that everything that may be asked for learns."""
 
+from copy import deepcopy
 from itertools import combinations
 
 import pytest
@@ -116,6 +117,9 @@ def test_equal_projections_of_mamba_layers_share_and_others_do_not():
     factors = [adapter.change(f"layers.{index}.mixer.in_proj") for index in (0, 1, 5)]
     assert len({id(each.factor("A")) for each in factors}) == 1 and len({id(each.factor("u")) for each in factors}) == 3
     assert len(list(adapter.parameters())) == len({id(p) for p in decoder.parameters() if p.requires_grad})
+    copied = deepcopy(decoder).adapters["default"]
+    assert {id(p) for p in copied.parameters()}.isdisjoint(id(p) for p in adapter.parameters())
+    assert copied.change("layers.0.mixer.in_proj").factor("A") is copied.change("layers.5.mixer.in_proj").factor("A")
     decoder.double()
     assert factors[0].factor("B") is factors[2].factor("B") and factors[0].factor("B").dtype == torch.float64
 

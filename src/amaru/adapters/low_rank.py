@@ -86,9 +86,13 @@ class LowRank(Factors):
 
     def matrix(self, rows: slice, dtype: torch.dtype) -> Tensor:
         """[rows, cols]: the same change as a matrix."""
+        A, B = self.pair(rows, dtype)
+        return B @ (A * self.scale)
+
+    def pair(self, rows: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """diag(u) A [rank, cols] and diag(v) B [rows, rank]: the change is their product, scaled."""
         A, B, u, v = self._factors(rows, dtype)
-        low = A * self.scale if u is None else A * (u * self.scale)[:, None]
-        return (B if v is None else B * v[:, None]) @ low
+        return A if u is None else u[:, None] * A, B if v is None else v[:, None] * B
 
     def gain(self, rows: slice, weight: Tensor) -> Tensor | None:
         """[rows]: what DoRA multiplies each row of the changed weight by; its norm is a constant in gradients (arXiv 2402.09353, 4.3)."""

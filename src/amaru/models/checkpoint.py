@@ -13,7 +13,7 @@ from torch import Tensor
 
 from amaru.axes import TensorSpec
 from amaru.config.atomic import atomic_directory, recover_directory
-from amaru.errors import CheckpointError
+from amaru.errors import CheckpointError, ConfigError
 from amaru.models.decoder import Decoder, DecoderConfig
 from amaru.models.families import FIELD, family_for, family_of, read_json
 from amaru.models.quantised import Encodings, Part, encodings_of, parts, place_codes, quantised, say
@@ -214,6 +214,8 @@ def save(decoder: Decoder, path: str | Path, tokenizer: object | None = None, dt
     Weights that are codes are written as such, which only amaru reads.
     """
     weights, codes = {name: parameter.detach() for name, parameter in decoder.named_parameters()}, quantised(decoder)
+    if hidden := [name for name in decoder.config.tensors() if name not in weights and name not in codes]:
+        raise ConfigError(f"{hidden[0]} is hidden by an adapter; fold or detach adapters before the model itself is saved.")
     write(
         path,
         decoder.config,
