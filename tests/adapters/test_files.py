@@ -121,6 +121,7 @@ def test_only_what_is_there_and_not_merged_is_saved(tmp_path):
     assert not (tmp_path / "one").exists()
 
 
+@torch.no_grad()
 def test_a_model_is_saved_without_its_adapters_or_with_them_folded_in(tmp_path):
     decoder, _ = saved(tmp_path / "one", METHODS["dora"])
     batch = Batch.of(random_ids(CONFIG.vocab, 6))

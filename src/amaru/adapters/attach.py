@@ -128,7 +128,7 @@ def unmerge(decoder: Decoder) -> None:
 
 
 def fold(decoder: Decoder) -> list[Merged]:
-    """Merge the active adapters for good: what is left is a plain decoder, to be saved like any other."""
+    """Merge the active adapters for good: what is left is a plain decoder, still frozen, to be saved like any other."""
     merged = merge(decoder)
     for path, linear in adapted(decoder).items():
         _place(decoder, path, linear.base)
