@@ -144,10 +144,10 @@ def coverage(config: DecoderConfig, reached: Iterable[Site]) -> list[Covered]:
 
 def _covered(kind: str, config: DecoderConfig, reached: list[Site], whole: list[Site]) -> Covered:
     shapes = {weight: shape for weight, shape in projections(config).items() if _site(weight, shape, config).kind == kind}
-    layers = sum(layer.kind == kind for layer in config.layers) or 1
+    layers = sum(layer.kind == kind for layer in config.layers)
     return Covered(
         kind,
-        (len({site.layer for site in reached}), layers),
+        (len({site.layer for site in reached} - {None}), layers),
         (len({site.path for site in reached}), len(whole)),
         (sum(site.rows * site.cols for site in reached), sum(math.prod(shape) for shape in shapes.values())),
     )
@@ -176,4 +176,5 @@ def _sum(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
 def _line(row: Covered) -> tuple[str, ...]:
     reached, of = row.weights
     share = f"{reached:,} of {of:,} ({reached / max(1, of):.0%})"
-    return (row.kind, "{} of {}".format(*row.layers), "{} of {}".format(*row.linears), share)
+    layers = "{} of {}".format(*row.layers) if row.layers[1] else ""  # the head has none
+    return (row.kind, layers, "{} of {}".format(*row.linears), share)
