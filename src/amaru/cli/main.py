@@ -39,8 +39,6 @@ FINDING, USAGE, BUG, BROKEN_PIPE = 1, 2, 101, 141
 # Idle OpenMP threads spin before they sleep. Spinning long slows a busy machine several times over (the core that it burns
 # is the one another thread waits for), and on a quiet one this short it costs nothing: 6,570 against 6,700 tokens/s.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-# torch asks for pages of 2 MB: weights that lie in pages of 4 kB come from memory a sixth slower (15.6 against 13.1 ms for 481 MB).
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # Tensors of 2 MB and more lie in huge pages where Linux gives them (`madvise`). Memory is then read at 55 GB/s instead of 35 (two
 # Zen 4 cores, a virtual machine), and one sequence decodes at 59 tokens/s instead of 49.
