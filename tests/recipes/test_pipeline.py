@@ -72,7 +72,7 @@ def test_the_same_command_keeps_every_step(corpus: Path, parent: Path, compresse
     assert {path: path.stat().st_mtime_ns for path in compressed.rglob("*.safetensors")} == before
     said = capsys.readouterr().err
     assert "distilled student: kept from before" in said
-    assert re.search(r"^compress took 0 min \d+ s$", said, flags=re.MULTILINE)
+    assert re.search(r"^compress took \d+ min \d+ s$", said, flags=re.MULTILINE)
 
 
 def test_another_recipe_does_not_enter_the_run(corpus: Path, parent: Path, compressed: Path, capsys: pytest.CaptureFixture[str]) -> None:
