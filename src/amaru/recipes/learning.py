@@ -1,14 +1,13 @@
 """How long and how hard to train, in the words of a recipe; the loop's own settings follow from it."""
 
+from dataclasses import fields
 from typing import Literal
 
 from pydantic import Field
 
 from amaru.config import Config
 from amaru.errors import ConfigError
-from amaru.train.guard import Guard
-from amaru.train.schedule import WSD_DECAY_SHARE, Fall
-from amaru.train.settings import TrainConfig, check_schedule
+from amaru.train.settings import Descent, TrainConfig
 
 
 class Saving(Config):
@@ -26,49 +25,33 @@ class Saving(Config):
     in_background: bool = False
 
 
-class Learning(Config):
-    """`Learning(tokens=2_000_000, lr=1e-3)`.
+class Learning(Descent):
+    """`Learning(tokens=2_000_000, lr=1e-3)`; what a step does is told in `Descent`.
 
     tokens         how many to train on; steps follow from them and the batch
     batch_rows     rows a step, or
     batch_tokens   tokens a step, whatever the length of rows
-    micro_tokens   at most so many at once (a whole row at least); the batch is accumulated from as many passes as that takes
-    recompute_every  so many layers one is run again in the backward pass instead of keeping what it computed
     warmup_share   share of the steps in which the learning rate rises, or
     warmup_tokens  tokens in which it does; then it falls to `final_lr_share` of `lr`
-    schedule       cosine: from the warm-up on; wsd: in the last `decay_share` of the steps, as `decay` says
-    betas, eps     of AdamW; `weight_decay` is that of matrices, vectors have none
     dtype          of the arithmetic; weights and optimizer state stay fp32
     validations    how often the loss on validation rows is taken along the way
-    guard, saving  what happens to loss spikes and NaN; when and how the state is saved
+    saving         when and how the state is saved
     """
 
     tokens: int = Field(default=2_000_000, gt=0)
     batch_rows: int = Field(default=8, gt=0)
     batch_tokens: int | None = Field(default=None, gt=0)
-    micro_tokens: int | None = Field(default=None, gt=0)
-    recompute_every: int | None = Field(default=None, gt=0)
     lr: float = Field(default=1e-3, gt=0)
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
     warmup_tokens: int | None = Field(default=None, ge=0)
-    schedule: Literal["cosine", "wsd"] = "cosine"
-    final_lr_share: float = Field(default=0.01, ge=0, le=1)
-    decay_share: float = Field(default=WSD_DECAY_SHARE, gt=0, le=1)
-    decay: Fall = "linear"
-    weight_decay: float = Field(default=0.1, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(default=1e-8, gt=0)
-    clip: float = Field(default=1.0, gt=0)
-    expert_balance: float = Field(default=1e-3, ge=0)
     dtype: Literal["bf16", "fp32"] = "bf16"
     validations: int = Field(default=8, gt=0)
-    guard: Guard = Guard()
     saving: Saving = Saving()
 
     def check(self) -> None:
         if self.warmup_tokens is not None and self.warmup_tokens >= self.tokens:
             raise ConfigError(f"Learning.warmup_tokens must be less than tokens; got {self.warmup_tokens:,} and {self.tokens:,}.")
-        check_schedule("Learning", self.schedule, self.decay, self.decay_share, self.final_lr_share)
+        super().check()
 
     def rows(self, row_length: int) -> int:
         """Rows of a batch; raises `ConfigError` when they would not be whole."""
@@ -87,22 +70,11 @@ class Learning(Config):
         steps = self.steps(row_length)
         share = self.warmup_share if self.warmup_tokens is None else self.warmup_tokens / self.tokens
         return TrainConfig(
+            **{field.name: getattr(self, field.name) for field in fields(Descent)},
             steps=steps,
             batch_rows=self.rows(row_length),
-            micro_tokens=self.micro_tokens,
-            recompute_every=self.recompute_every,
             lr=self.lr,
             warmup=min(steps - 1, round(share * steps)),
-            schedule=self.schedule,
-            final_lr_share=self.final_lr_share,
-            decay_share=self.decay_share,
-            decay=self.decay,
-            weight_decay=self.weight_decay,
-            betas=self.betas,
-            eps=self.eps,
-            clip=self.clip,
-            expert_balance=self.expert_balance,
-            guard=self.guard,
             seed=seed,
             dtype=self.dtype,
             validate_every=max(1, steps // self.validations),
