@@ -38,8 +38,8 @@ class DividedStepper(Stepper):
         return bool(shares)
 
 
-class LeadingEngine(Engine):
-    """The engine of the first process: `LeadingEngine(decoder, group, tokenizer, config)`, used like any other."""
+class DividedEngine(Engine):
+    """What the engines of all processes of a group have in common."""
 
     stepper = DividedStepper
 
@@ -48,6 +48,13 @@ class LeadingEngine(Engine):
     ) -> None:
         super().__init__(decoder, tokenizer, config, draft=draft)
         self._group = group
+
+
+class LeadingEngine(DividedEngine):
+    """The engine of the first process: `LeadingEngine(decoder, group, tokenizer, config)`, used like any other."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
         self._announced: set[Running] = set()
         self._leaving: list[Running] = []
 
@@ -95,16 +102,11 @@ class LeadingEngine(Engine):
             self._changed.notify()
 
 
-class FollowingEngine(Engine):
+class FollowingEngine(DividedEngine):
     """The engine of another process: `FollowingEngine(decoder, group, tokenizer, config).follow()` until the first has ended."""
 
-    stepper = DividedStepper
-
-    def __init__(
-        self, decoder: Decoder, group: Group, tokenizer: Tokenizer | None, config: EngineConfig, draft: Decoder | None = None
-    ) -> None:
-        super().__init__(decoder, tokenizer, config, draft=draft)
-        self._group = group
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
         self._known: dict[str, Handle] = {}
 
     def follow(self) -> None:
