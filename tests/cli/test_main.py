@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from types import ModuleType
 
 import pytest
 
-from amaru.cli.main import VERBS, Verb, main
+from amaru.cli.main import VERBS, Verb, in_minutes, main
 from amaru.cli.output import Finding
 from amaru.errors import BudgetError
 
@@ -187,3 +188,16 @@ def test_a_full_disk_behind_stdout_gets_one_sentence():
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == "amaru 0.1.0\n"
+
+
+def test_long_work_says_how_long_it_took(stand_in, capsys):
+    stand_in(lambda: time.sleep(1.01), resumes=True)
+    assert main(["trial"]) == 0
+    assert "trial took 0 min 1 s" in capsys.readouterr().err
+    assert [in_minutes(seconds) for seconds in (0.4, 59.6, 83.4)] == ["0 min 0 s", "1 min 0 s", "1 min 23 s"]
+
+
+def test_short_work_says_nothing_of_time(stand_in, capsys):
+    stand_in(lambda: None, resumes=True)
+    assert main(["trial"]) == 0
+    assert "took" not in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """train -> compress -> distill -> eval -> generate -> verify -> report, through the command line, on a tiny corpus."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,9 +69,7 @@ def test_the_same_command_keeps_every_step(corpus: Path, parent: Path, compresse
     before = {path: path.stat().st_mtime_ns for path in compressed.rglob("*.safetensors")}
     assert main(compress_words(corpus, parent / "model", compressed)) == 0
     assert {path: path.stat().st_mtime_ns for path in compressed.rglob("*.safetensors")} == before
-    said = capsys.readouterr().err
-    assert "distilled student: kept from before" in said
-    assert re.search(r"^compress took \d+ min \d+ s$", said, flags=re.MULTILINE)
+    assert "distilled student: kept from before" in capsys.readouterr().err
 
 
 def test_another_recipe_does_not_enter_the_run(corpus: Path, parent: Path, compressed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -158,10 +158,15 @@ def _run_verb(verb: str, words: list[str]) -> int:
         return end.exit_code
     except typer.TyperException as error:
         return _say(_usage_sentence(verb, command, words, error), USAGE)
-    if resumes and time.monotonic() - start >= 1:  # long work says how long it took
-        minutes, seconds = divmod(round(time.monotonic() - start), 60)
-        print(f"\n{verb} took {minutes} min {seconds} s", file=sys.stderr)
+    if resumes and (seconds := time.monotonic() - start) >= 1:  # long work says how long it took
+        print(f"\n{verb} took {in_minutes(seconds)}", file=sys.stderr)
     return 0
+
+
+def in_minutes(seconds: float) -> str:
+    """`in_minutes(83.4)` -> "1 min 23 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
 
 
 def _usage_sentence(verb: str, command: Any, words: list[str], error: typer.TyperException) -> str:
