@@ -8,8 +8,7 @@ import torch
 from tests.compress.oracles import masked, small_batch, small_config, small_decoder
 
 from amaru.axes import Axis, Selection, keep
-from amaru.compress import Cut, cut_checkpoint, cut_config, cut_decoder
-from amaru.compress.surgery import cut_reader
+from amaru.compress import Cut, Surgery, cut_checkpoint, cut_config, cut_decoder
 from amaru.errors import ConfigError
 from amaru.models import Decoder, DecoderConfig, cost
 from amaru.models.checkpoint import load, save
@@ -92,7 +91,7 @@ def test_a_layer_that_forgets_its_groups_fails_the_law(order, allowed):
     wrong = Ungrouped(heads=old.heads, channels=old.channels, groups=old.groups, state=old.state, chunk_size=old.chunk_size)
     config = replace(parent.config, layers=(wrong,))
     cut = Cut((0,), {}, {0: {"head": keep(wrong.axes()["head"], order, wrong.axes())}})
-    read = cut_reader(config, cut, lambda name: dict(parent.named_parameters())[name].detach())
+    read = Surgery(config, cut).reader(lambda name: dict(parent.named_parameters())[name].detach())
     twin = small_decoder("M")
     twin.load_state_dict({name: read(name) for name in config.tensors()})
     assert (difference(parent, twin, small_batch()) < 1e-9) is allowed

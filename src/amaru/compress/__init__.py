@@ -13,7 +13,7 @@ from amaru.compress.scores import Scores
 from amaru.compress.search import Contender, Outcome, Ranked, judge, rank_zero_shot, shortlist
 from amaru.compress.space import Enumeration, SearchSpace, enumerate_candidates
 from amaru.compress.store import CandidateStore
-from amaru.compress.surgery import Cut, cut_checkpoint, cut_config, cut_decoder
+from amaru.compress.surgery import Cut, Surgery, cut_checkpoint, cut_config, cut_decoder
 
 __all__ = [
     "Budget",
@@ -27,6 +27,7 @@ __all__ = [
     "Ranked",
     "Scores",
     "SearchSpace",
+    "Surgery",
     "cut_checkpoint",
     "cut_config",
     "cut_decoder",

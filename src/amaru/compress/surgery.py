@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amaru.axes import Axes, Layout, Selection, Selections, keep
+from amaru.axes import Axes, Selection, Selections, keep
 from amaru.errors import ConfigError
 from amaru.models import cost
 from amaru.models.checkpoint import Checkpoint, assemble, write
@@ -55,31 +55,64 @@ def cut_config(config: DecoderConfig, cut: Cut) -> DecoderConfig:
     return replace(config, vocab=sizes["vocab"], hidden=sizes["hidden"], layers=tuple(layers))  # type: ignore[arg-type]
 
 
-def cut_reader(config: DecoderConfig, cut: Cut, read: Read) -> Read:
-    """A student's `read(name)` from its parent's: reads the parent's tensor of that place and keeps the surviving rows.
+class Surgery:
+    """`Surgery(parent.config, cut)`: what a cut does to each tensor by itself, wherever it comes from.
 
-    Only one tensor is held at a time. Every shape is asserted against `cut_config`, which knows sizes but no rows.
+        surgery.config                                         the student's shape
+        surgery.origin("layers.3.mixer.D")                     "layers.5.mixer.D": the parent's tensor that it is made of
+        surgery.cut("layers.3.mixer.D", parent_tensor)         the rows of it that stay, a copy
+        surgery.rows("layers.3.mixer.D")                       their numbers for each dimension, None where all stay in order
+
+    Names are the student's. Nothing else of a model is needed, so a layer can be cut while no other is in memory. Every shape
+    is held against `config`, which knows sizes but no rows. Raises as `cut_config` does.
     """
-    parent, student = config.tensors(), cut_config(config, cut).tensors()
 
-    def read_cut(name: str) -> Tensor:
-        origin, selections = _origin(name, cut)
-        spec, axes = parent[origin]
-        tensor = _sliced(read(origin), spec.layout, axes, selections)
-        expected = student[name][0].layout.shape(student[name][1])
-        assert tensor.shape == expected, f"{name} was cut to {tuple(tensor.shape)}, not {expected}"
-        return tensor
+    def __init__(self, parent: DecoderConfig, selected: Cut) -> None:
+        self.config = cut_config(parent, selected)
+        self._selected = selected
+        self._parent, self._student = parent.tensors(), self.config.tensors()
 
-    return read_cut
+    @property
+    def names(self) -> list[str]:
+        return list(self._student)
+
+    def origin(self, name: str) -> str:
+        return self._place(name)[0]
+
+    def rows(self, name: str) -> tuple[np.ndarray | None, ...]:
+        origin, selections = self._place(name)
+        spec, axes = self._parent[origin]
+        return spec.layout.surviving(axes, selections)
+
+    def cut(self, name: str, tensor: Tensor) -> Tensor:
+        kept = tensor
+        for dimension, rows in enumerate(self.rows(name)):
+            if rows is not None:
+                kept = kept.index_select(dimension, torch.tensor(rows, device=tensor.device))
+        spec, axes = self._student[name]
+        expected = spec.layout.shape(axes)
+        assert kept.shape == expected, f"{name} was cut to {tuple(kept.shape)}, not {expected}"
+        return kept.clone() if kept is tensor else kept
+
+    def reader(self, read: Read) -> Read:
+        """A student's `read(name)` from its parent's; one tensor is held at a time."""
+        return lambda name: self.cut(name, read(self.origin(name)))
+
+    def _place(self, name: str) -> tuple[str, Selections]:
+        """The parent's name of a student's tensor, and the selections that reach it."""
+        if not name.startswith("layers."):
+            return name, self._selected.network
+        _, index, rest = name.split(".", 2)
+        layer = self._selected.layers[int(index)]
+        return f"layers.{layer}.{rest}", self._selected.of(layer)
 
 
 def cut_decoder(decoder: Decoder, cut: Cut) -> Decoder:
     """`student = cut_decoder(parent, cut)`: a new decoder that shares no memory with its parent."""
-    weights = dict(decoder.named_parameters())
-    config = cut_config(decoder.config, cut)
-    student = assemble(config, cut_reader(decoder.config, cut, lambda name: weights[name].detach()))
+    weights, surgery = dict(decoder.named_parameters()), Surgery(decoder.config, cut)
+    student = assemble(surgery.config, surgery.reader(lambda name: weights[name].detach()))
     student.compute_dtype = decoder.compute_dtype
-    held, predicted = sum(weight.numel() for weight in student.parameters()), cost.parameters(config)
+    held, predicted = sum(weight.numel() for weight in student.parameters()), cost.parameters(surgery.config)
     assert held == predicted, f"the cut left {held} parameters, not {predicted}"
     return student
 
@@ -93,29 +126,11 @@ def cut_checkpoint(path: str | Path, cut: Cut, out: str | Path, tokenizer: objec
     if Path(path).resolve() == Path(out).resolve():
         raise ConfigError(f"The student would take the place of its parent {path}; give another --out.")
     parent = Checkpoint(path)
-    config = cut_config(parent.config, cut)
-    read = cut_reader(parent.config, cut, parent.read)
-    write(out, config, read, lambda name: parent.dtype(_origin(name, cut)[0]), tokenizer)
+    surgery = Surgery(parent.config, cut)
+    write(out, surgery.config, surgery.reader(parent.read), lambda name: parent.dtype(surgery.origin(name)), tokenizer)
     written = Checkpoint(out).config
-    assert written == config, f"{out} reads as {written}, not {config}"
-    return config
-
-
-def _origin(name: str, cut: Cut) -> tuple[str, Selections]:
-    """The parent's name of a student's tensor, and the selections that reach it."""
-    if not name.startswith("layers."):
-        return name, cut.network
-    _, index, rest = name.split(".", 2)
-    layer = cut.layers[int(index)]
-    return f"layers.{layer}.{rest}", cut.of(layer)
-
-
-def _sliced(tensor: Tensor, layout: Layout, axes: Axes, selections: Selections) -> Tensor:
-    whole = tensor
-    for dimension, rows in enumerate(layout.surviving(axes, selections)):
-        if rows is not None:
-            tensor = tensor.index_select(dimension, torch.tensor(rows, device=tensor.device))
-    return tensor.clone() if tensor is whole else tensor
+    assert written == surgery.config, f"{out} reads as {written}, not {surgery.config}"
+    return written
 
 
 def _sizes(axes: Axes, selections: Selections) -> dict[str, int]:
