@@ -3,11 +3,13 @@
 import json
 import os
 from importlib.metadata import version
+from pathlib import Path
 
+import pytest
 import torch
 
 import amaru.ops
-from amaru.cli.env import _bare
+from amaru.cli.env import _bare, kernel_setting, pages_line
 from amaru.cli.main import main
 
 
@@ -34,3 +36,17 @@ def test_people_see_every_row(capsys):
 def test_requirement_names():
     names = {"torch>=2.11": "torch", "typer": "typer", "pyright[nodejs]>=1": "pyright", "triton (>=3)": "triton"}
     assert {text: _bare(text) for text in names} == names
+
+
+def test_huge_pages_are_told_as_the_kernel_and_torch_have_them(tmp_path: Path):
+    file = tmp_path / "enabled"
+    file.write_text("always [madvise] never\n")
+    assert kernel_setting(file) == "madvise" and kernel_setting(tmp_path / "nothing") is None
+    assert pages_line("madvise", asked=True).startswith("2 MB") and pages_line("always", asked=False).startswith("2 MB")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "asked", "reason"), [("never", True, "says never"), ("madvise", False, "THP_MEM_ALLOC"), (None, True, "nothing")]
+)
+def test_why_pages_are_small_is_said(kernel: str | None, asked: bool, reason: str):
+    assert reason in pages_line(kernel, asked)

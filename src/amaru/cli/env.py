@@ -16,6 +16,7 @@ from rich.text import Text
 from amaru import __version__
 from amaru.cli.output import JsonFlag, emit
 
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "asimd", "bf16", "sve")
 
 
@@ -39,6 +40,7 @@ def describe() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu": cpu(),
         "memory": {"total_bytes": psutil.virtual_memory().total, "available_bytes": psutil.virtual_memory().available},
+        "huge_pages": {"kernel": kernel_setting(HUGE_PAGES), "asked": os.environ.get("THP_MEM_ALLOC_ENABLE") == "1"},
         "gpus": [gpu(index) for index in range(torch.cuda.device_count())],
         "dependencies": dependencies(),
         "ops": [row._asdict() for row in explain()],
@@ -52,6 +54,11 @@ def cpu() -> dict[str, Any]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = facts.get("model name") or platform.processor() or platform.machine()
     return {"name": name, "cores": usable, "flags": [flag for flag in FLAGS if flag in present]}
+
+
+def kernel_setting(path: Path) -> str | None:
+    """The word in brackets, of a file such as "always [madvise] never"; None where there is no such file."""
+    return path.read_text(encoding="utf-8").partition("[")[2].partition("]")[0] if path.exists() else None
 
 
 def _proc_cpuinfo() -> dict[str, str]:
@@ -98,6 +105,7 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
         "torch": f"{facts['torch']}, {facts['threads']} threads",
         "cpu": f"{cpu['name']}, {cpu['cores']} cores; {' '.join(cpu['flags']) or 'no known vector extensions'}",
         "memory": f"{memory['total_bytes'] / 2**30:.1f} GiB, {memory['available_bytes'] / 2**30:.1f} GiB available",
+        "pages": pages_line(**facts["huge_pages"]),
         "gpu": "; ".join(map(gpu_line, facts["gpus"])) or "none",
         "with": ", ".join(f"{name} {version or 'MISSING'}" for name, version in facts["dependencies"].items()),
     }
@@ -105,6 +113,17 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
         console.print(Text.assemble((f"{name:<10}", "bold"), value), soft_wrap=True)
     console.print()
     console.print(ops_table(facts["ops"]))
+
+
+def pages_line(kernel: str | None, asked: bool) -> str:
+    """Reading memory is half again as fast in huge pages (docs/performance.md)."""
+    if kernel is None:
+        return "this kernel says nothing of huge pages"
+    if kernel == "never":
+        return f"small: the kernel gives no huge pages ({HUGE_PAGES} says never)"
+    if not asked and kernel == "madvise":
+        return "small: huge pages are not asked for (THP_MEM_ALLOC_ENABLE is not 1)"
+    return f"2 MB for large tensors (kernel: {kernel})"
 
 
 def gpu_line(facts: Mapping[str, Any]) -> str:
