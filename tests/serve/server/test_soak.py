@@ -20,7 +20,7 @@ from hypothesis.errors import Unsatisfiable
 from tests.cli.server_process import server_process
 from tests.cli.small_checkpoint import small_checkpoint
 from tests.serve.server import chromium
-from tests.serve.server.running import Running, running
+from tests.serve.server.running import Running, running, served
 
 from amaru.data.tokenizer import Tokenizer
 from amaru.models import Decoder
@@ -66,7 +66,7 @@ def clear_prompts(decoder: Decoder, tokenizer: Tokenizer, count: int) -> dict[st
 
 async def client(url: str, number: int, texts: dict[str, str], tally: Tally, end: float) -> None:
     draw = random.Random(number)
-    async with httpx.AsyncClient(base_url=url, timeout=600) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=None) as http:
         while time.monotonic() < end:
             prompt = draw.choice(sorted(texts))
             leave = draw.randrange(1, TOKENS) if draw.random() < HANG_UPS else None
@@ -150,7 +150,7 @@ def test_made_up_requests_never_break_the_server(mode: schemathesis.GenerationMo
 @needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_playground_in_a_browser(tmp_path: Path, scheme: str) -> None:
-    with running() as server, chromium.browser(tmp_path / "profile") as page:
+    with running(served(), served("a-name-as-long-as-they-come-instruct-v2")) as server, chromium.browser(tmp_path / "profile") as page:
         page.prefer(scheme)
         page.open(server.url + "/")
         page.until("models.size")
@@ -162,6 +162,8 @@ def test_the_playground_in_a_browser(tmp_path: Path, scheme: str) -> None:
         assert page.evaluate("turns.length") == 4
         continue_text(page)
         stop_early(page, server)
+        page.resize(390, 844)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "a telephone shows all of it"
         assert {url.removeprefix(server.url) for url in page.requests} <= {"/", "/v1/models", "/v1/chat/completions", "/v1/completions"}
         assert page.complaints == []
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
