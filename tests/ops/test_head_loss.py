@@ -81,6 +81,22 @@ def test_a_frozen_head_gets_no_gradient_and_the_loss_can_be_scaled():
     assert_close([hidden.grad], expected, FP32)
 
 
+def test_a_scale_is_not_rounded_with_the_gradient():
+    hidden, weight = arguments()
+    hidden, targets = hidden.bfloat16().requires_grad_(), torch.arange(TOKENS)
+    whole = torch.autograd.grad(head_loss(hidden, weight, TokenCrossEntropy(targets)), hidden)[0]
+    scaled = torch.autograd.grad(head_loss(hidden, weight, TokenCrossEntropy(targets)) / 7, hidden)[0]
+    assert torch.equal(scaled, (whole.float() * (torch.ones(()) / 7)).bfloat16())
+
+
+def test_gradients_are_given_once():
+    hidden, weight = arguments()
+    loss = head_loss(hidden.requires_grad_(), weight, by_targets)
+    loss.backward(retain_graph=True)
+    with pytest.raises(ConfigError, match="gives its gradients once"):
+        loss.backward()
+
+
 def test_another_tensor_that_wants_a_gradient_is_an_error():
     hidden, weight = arguments()
     temperature = torch.ones((), requires_grad=True)

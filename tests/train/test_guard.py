@@ -14,11 +14,19 @@ from amaru.data.loader import Loader
 from amaru.errors import TrainingError
 from amaru.train.checkpoint import fingerprint_weights
 from amaru.train.guard import Guard
-from amaru.train.metrics import StepMetrics, read
+from amaru.train.metrics import Past, StepMetrics, read
 from amaru.train.objective import CrossEntropy
 
 GUARD = Guard(window=4, deviations=3.0, spike="skip")
 BAD = 6  # the step whose batch is poisoned, counted from 0
+
+
+def past(steps: list[StepMetrics], window: int = GUARD.window) -> Past:
+    """What is remembered after these steps."""
+    found = Past(window)
+    for step in steps:
+        found.add(step)
+    return found
 
 
 def record(losses, phase: str = "all", skipped: bool = False) -> list[StepMetrics]:
@@ -30,25 +38,25 @@ def test_the_rule_by_hand() -> None:
     losses = [9.0, 3.0, 3.2, 3.1, 2.8]
     middle = median(losses[1:])
     limit = middle + 3 * 1.4826 * median(abs(loss - middle) for loss in losses[1:])
-    assert GUARD.limit("all", record(losses)) == pytest.approx(limit)
-    assert GUARD.judge(limit - 1e-6, 1.0, "all", record(losses)) is None
-    assert GUARD.judge(limit + 1e-6, 1.0, "all", record(losses)).event == "spike"
+    assert GUARD.limit("all", past(record(losses))) == pytest.approx(limit)
+    assert GUARD.judge(limit - 1e-6, 1.0, "all", past(record(losses))) is None
+    assert GUARD.judge(limit + 1e-6, 1.0, "all", past(record(losses))).event == "spike"
 
 
 def test_only_learned_steps_of_the_same_phase_count() -> None:
     losses = record([3.0, 3.2, 3.1, 2.8])
-    assert GUARD.limit("all", losses[1:]) == math.inf
-    assert GUARD.limit("late", losses) == math.inf
-    assert GUARD.limit("all", losses + record([99.0], skipped=True)) == GUARD.limit("all", losses)
-    assert GUARD.limit("all", record([3.0, 3.2, 3.1, 2.8]) + record([1.0], phase="late")) == math.inf
+    assert GUARD.limit("all", past(losses[1:])) == math.inf
+    assert GUARD.limit("late", past(losses)) == math.inf
+    assert GUARD.limit("all", past(losses + record([99.0], skipped=True))) == GUARD.limit("all", past(losses))
+    assert GUARD.limit("all", past(record([3.0, 3.2, 3.1, 2.8]) + record([1.0], phase="late"))) == math.inf
 
 
 def test_too_many_in_a_row_stop() -> None:
     before = record([3.0, 3.2, 3.1, 2.8]) + record([99.0] * GUARD.most_skipped, skipped=True)
-    verdict = GUARD.judge(99.0, 1.0, "all", before)
+    verdict = GUARD.judge(99.0, 1.0, "all", past(before))
     assert verdict.action == "stop" and "after 10 skipped steps in a row" in verdict.reason
-    assert GUARD.judge(99.0, 1.0, "all", before[:-1]).action == "skip"
-    assert GUARD.judge(math.nan, 1.0, "all", before).action == "stop"
+    assert GUARD.judge(99.0, 1.0, "all", past(before[:-1])).action == "skip"
+    assert GUARD.judge(math.nan, 1.0, "all", past(before)).action == "stop"
 
 
 class Poisoned:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from amaru.errors import ArtifactError
-from amaru.train.metrics import MetricsLog, ProgressLine, StepMetrics, read
+from amaru.train.metrics import MetricsLog, Past, ProgressLine, StepMetrics, read
 
 FIRST = StepMetrics(
     step=1, epoch=0, loss=3.21449, lr=1e-3, grad_norm=0.834, tokens=512, seconds=2.0, tokens_per_second=11802.4, memory=1_410_000_000
@@ -18,23 +18,24 @@ def steps(count: int) -> list[StepMetrics]:
 
 def test_lines_come_back_exactly_and_are_cut_back(tmp_path) -> None:
     path = tmp_path / "metrics.jsonl"
-    with MetricsLog(path, finished=0) as log:
+    with MetricsLog(path, finished=0, past=Past(3)) as log:
         for metrics in steps(5):
             log.write(metrics)
     assert list(read(path)) == steps(5)
     path.write_text(path.read_text() + '{"step": 6, "lo')
     assert list(read(path)) == steps(5)
-    with MetricsLog(path, finished=3) as log:
+    with MetricsLog(path, finished=3, past=(past := Past(3))) as log:
         log.write(steps(4)[-1])
-    assert list(read(path)) == steps(4) == log.steps
+    assert list(read(path)) == steps(4)
+    assert list(past.losses) == [step.loss for step in steps(4)][-3:]
 
 
 def test_a_record_with_a_hole_is_refused(tmp_path) -> None:
     path = tmp_path / "metrics.jsonl"
-    with MetricsLog(path, finished=0) as log:
+    with MetricsLog(path, finished=0, past=Past(3)) as log:
         log.write(FIRST)
     with pytest.raises(ArtifactError, match=r"metrics\.jsonl holds 1 of the 4 steps that are done"):
-        MetricsLog(path, finished=4)
+        MetricsLog(path, finished=4, past=Past(3))
     path.write_bytes(b"\xff\n")
     with pytest.raises(ArtifactError, match="not a record of training steps"):
         read(path)

@@ -23,7 +23,7 @@ class TrainingMemory(Config):
 
     gathered    where a batch is shared (FSDP2): whole layers, this one and the next, its gradient, and all outside the layers
     copies      weights cast to the compute dtype, which the backward pass reads again
-    logits      those of one chunk, and their gradients
+    logits      those of one chunk and their gradients (which take their place, but in a tensor group), and what they add to the head's
     """
 
     weights: int
@@ -72,7 +72,7 @@ def training_memory(config: DecoderConfig, footing: Footing) -> TrainingMemory:
         "gathered": 3 * each * max(layers, default=0) + 2 * 4 * outside if footing.data > 1 else 0,
         "copies": (2 * count if footing.data == 1 else 2 * vocab * config.hidden) if footing.bf16 else 0,
         "activations": footing.tokens * _saved(part, footing, each),
-        "logits": 2 * 4 * chunk * vocab,
+        "logits": chunk * vocab * _logit(footing, each) + each * vocab * config.hidden,
     }
     return TrainingMemory(**held, total=sum(held.values()))
 
@@ -82,6 +82,11 @@ def _elements(config: DecoderConfig, tensor: int) -> tuple[int, list[int]]:
     network = network_axes(config, tensor)
     layers = [elements(config.layer_tensors(index), network | layer_axes(layer, tensor)) for index, layer in enumerate(config.layers)]
     return elements(config.network_tensors(), network), layers
+
+
+def _logit(footing: Footing, each: int) -> int:
+    """Bytes of one logit while its gradient is made: beside others' logits it has an fp32 copy and an exponential."""
+    return each if footing.tensor == 1 else 2 * 4 + (2 * each if footing.bf16 else 0)
 
 
 def _saved(config: DecoderConfig, footing: Footing, each: int) -> int:

@@ -4,7 +4,6 @@ The verdict is a function of the record of earlier steps, so a resumed run comes
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
@@ -12,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from amaru.config import Config
-from amaru.train.metrics import StepMetrics
+from amaru.train.metrics import Past
 
 NORMAL = 1.4826  # times the median absolute deviation: the standard deviation of a normal distribution
 Action = Literal["note", "skip", "stop"]
@@ -35,33 +34,26 @@ class Guard(Config):
     not_finite: Literal["skip", "stop"] = "stop"
     most_skipped: int = Field(default=10, ge=0)
 
-    def judge(self, loss: float, grad_norm: float, phase: str, before: Sequence[StepMetrics]) -> "Verdict | None":
-        """What is wrong with a step, given all steps before it; None when nothing is."""
+    def judge(self, loss: float, grad_norm: float, phase: str, past: Past) -> "Verdict | None":
+        """What is wrong with a step, given those before it (`Past(guard.window)`); None when nothing is."""
         for what, value in (("loss", loss), ("gradient norm", grad_norm)):
             if not math.isfinite(value):
-                return self._verdict(f"the {what} became {value}", "not finite", self.not_finite, before)
-        limit = self.limit(phase, before)
+                return self._verdict(f"the {what} became {value}", "not finite", self.not_finite, past)
+        limit = self.limit(phase, past)
         if loss > limit:
-            return self._verdict(f"the loss {loss:.4f} is a spike, above {limit:.4f}", "spike", self.spike, before)
+            return self._verdict(f"the loss {loss:.4f} is a spike, above {limit:.4f}", "spike", self.spike, past)
         return None
 
-    def limit(self, phase: str, before: Sequence[StepMetrics]) -> float:
+    def limit(self, phase: str, past: Past) -> float:
         """The loss above which a step is a spike; infinite while there are too few to tell."""
-        losses: list[float] = []
-        for step in reversed(before):
-            if len(losses) == self.window or step.phase != phase:
-                break
-            if not step.skipped:
-                losses.append(step.loss)
-        if len(losses) < self.window:
+        if past.phase != phase or len(past.losses) < self.window:
             return math.inf
-        middle = median(losses)
-        return middle + self.deviations * NORMAL * median(abs(loss - middle) for loss in losses)
+        middle = median(past.losses)
+        return middle + self.deviations * NORMAL * median(abs(loss - middle) for loss in past.losses)
 
-    def _verdict(self, reason: str, event: str, action: Action, before: Sequence[StepMetrics]) -> "Verdict":
-        row = next((count for count, step in enumerate(reversed(before)) if not step.skipped), len(before))
-        if action == "skip" and row >= self.most_skipped:
-            return Verdict(f"{reason}, after {row} skipped steps in a row", event, "stop")
+    def _verdict(self, reason: str, event: str, action: Action, past: Past) -> "Verdict":
+        if action == "skip" and past.skipped >= self.most_skipped:
+            return Verdict(f"{reason}, after {past.skipped} skipped steps in a row", event, "stop")
         return Verdict(reason, event, action)
 
 

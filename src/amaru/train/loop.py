@@ -16,7 +16,7 @@ from amaru.ops.heap import keep_freed_memory
 from amaru.train.balance import Balance
 from amaru.train.checkpoint import Checkpoints, Store
 from amaru.train.interrupt import Interrupt
-from amaru.train.metrics import History, MetricsLog, StepMetrics, best_step
+from amaru.train.metrics import History, MetricsLog, Past, StepMetrics
 from amaru.train.objective import Objective
 from amaru.train.optim import adamw
 from amaru.train.placement import ALONE, Placement
@@ -64,25 +64,24 @@ def train(
     model.compute_dtype, model.recompute_every = COMPUTE_DTYPES[recipe.dtype], recipe.recompute_every
     optimizer = adamw(model, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, eps=recipe.eps)
     kept = (store or _checkpoints(recipe))(out / "checkpoints", _origin(model, loader, recipe, placement) | dict(made_from or {}))
+    past, saved_at = Past(recipe.guard.window), time.monotonic()
     torch.manual_seed(recipe.seed)
     with contextlib.ExitStack() as stack:
         stack.callback(kept.close)
         finished = kept.restore(model, optimizer)
-        log = stack.enter_context(MetricsLog(out / "metrics.jsonl", finished, writes=placement.leads))
+        log = stack.enter_context(MetricsLog(out / "metrics.jsonl", finished, past, writes=placement.leads))
         interrupt = stack.enter_context(Interrupt())
         balance = stack.enter_context(Balance(model, recipe.expert_balance, placement))
         stepper = Stepper(model, objective, loader, recipe, optimizer, balance, matmul_rate, placement)
-        saved_at, best = time.monotonic(), best_step(log.steps) if recipe.keep_best else None
         for step in range(finished, recipe.steps):
-            metrics = stepper.step(step, log.steps)
+            metrics = stepper.step(step, past)
             last = step + 1 == recipe.steps
             if validate and (last or (recipe.validate_every and (step + 1) % recipe.validate_every == 0)):
                 metrics = replace(metrics, validation=_validated(model, validate))
             log.write(metrics)
             if report:
                 report(metrics)
-            if metrics.validation and recipe.keep_best:
-                best = best_step(log.steps)
+            best = past.best if recipe.keep_best else None
             due = time.monotonic() - saved_at >= recipe.checkpoint_seconds
             stop, due = placement.agreed([interrupt.asked, due])
             if last or best == step + 1 or stop or due:
@@ -91,10 +90,9 @@ def train(
                 saved_at = time.monotonic()
             if stop:
                 raise KeyboardInterrupt(f"Stopped after step {step + 1} of {recipe.steps}; the same command continues from there.")
-    history = History(tuple(log.steps), resumed_from=finished)
-    if recipe.keep_best and history.best not in (None, recipe.steps):
-        kept.restore_weights(history.best, model)
-    return history
+    if recipe.keep_best and past.best not in (None, recipe.steps):
+        kept.restore_weights(past.best, model)
+    return History(out / "metrics.jsonl", finished, past.best)
 
 
 def _checkpoints(recipe: TrainConfig) -> Callable[[Path, dict[str, str]], Store]:

@@ -3,13 +3,14 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from amaru.config.atomic import atomic_file, storage_errors, sync
+from amaru.config.atomic import storage_errors, sync
 from amaru.errors import ArtifactError
 
 MEASURED = ("loss", "grad_norm")  # what a step that went wrong has no number for
@@ -48,68 +49,88 @@ class StepMetrics:
     validation: dict[str, float] = field(default_factory=dict)
 
 
+class Past:
+    """What a run remembers of its finished steps, however many they are.
+
+        past.add(metrics)
+
+    phase, losses  of the last steps that were learned from in one phase, `window` of them at most
+    skipped        how many were skipped since
+    best           the step with the lowest validation loss (of equal ones the first); None where none was taken
+    """
+
+    def __init__(self, window: int) -> None:
+        self.phase, self.skipped = "", 0
+        self.losses: deque[float] = deque(maxlen=window)
+        self.best: int | None = None
+        self._lowest = math.inf
+
+    def add(self, step: StepMetrics) -> None:
+        if step.phase != self.phase:
+            self.phase = step.phase
+            self.losses.clear()
+        self.skipped = self.skipped + 1 if step.skipped else 0
+        if not step.skipped:
+            self.losses.append(step.loss)
+        if (loss := step.validation.get("loss", math.inf)) < self._lowest:
+            self.best, self._lowest = step.step, loss
+
+
 @dataclass(frozen=True)
 class History:
-    """All steps of a run, those before an interruption included; `resumed_from` is the step this call began after."""
+    """A finished run: `resumed_from` is the step this call began after, `best` that of the lowest validation loss, if it was taken."""
 
-    steps: tuple[StepMetrics, ...]
+    path: Path
     resumed_from: int
+    best: int | None
 
     @property
-    def tokens(self) -> int:
-        return sum(step.tokens for step in self.steps)
-
-    @property
-    def seconds(self) -> float:
-        return sum(step.seconds for step in self.steps)
-
-    @property
-    def validation(self) -> dict[str, float]:
-        """The last validation, empty if there was none."""
-        return next((step.validation for step in reversed(self.steps) if step.validation), {})
-
-    @property
-    def best(self) -> int | None:
-        return best_step(self.steps)
+    def steps(self) -> tuple[StepMetrics, ...]:
+        """All of them, those before an interruption included, read from the record."""
+        return read(self.path)
 
 
-def best_step(steps: Sequence[StepMetrics]) -> int | None:
-    """The step after which the validation loss was lowest (of equal ones the first); None where none was taken."""
-    validated = [step for step in steps if "loss" in step.validation]
-    return min(validated, key=lambda step: step.validation["loss"]).step if validated else None
-
-
-def read(path: str | Path, limit: int | None = None) -> tuple[StepMetrics, ...]:
-    """The (first `limit`) steps in a metrics.jsonl, none if there is no such file; a last line that was cut short does not count.
+def read(path: str | Path) -> tuple[StepMetrics, ...]:
+    """The steps in a metrics.jsonl, none if there is no such file; a last line that was cut short does not count.
 
     Raises `ArtifactError` for any other damage in them.
     """
-    path = Path(path)
-    data = path.read_bytes() if path.exists() else b""
-    try:
-        return tuple(_step(json.loads(line)) for line in data.split(b"\n")[:-1][:limit])
-    except (ValueError, TypeError) as error:
-        raise ArtifactError(f"{path} is not a record of training steps ({error}); delete it and its checkpoints to start anew.") from None
+    return tuple(step for step, _ in _scan(Path(path)))
+
+
+def _scan(path: Path) -> Iterator[tuple[StepMetrics, int]]:
+    """Step by step, and where its line ends in the file."""
+    end = 0
+    with open(path if path.exists() else os.devnull, "rb") as file:
+        for line in file:
+            end += len(line)
+            if line.endswith(b"\n"):
+                yield _step(line, path), end
 
 
 class MetricsLog:
-    """`with MetricsLog(out / "metrics.jsonl", finished=200) as log: log.write(metrics)`
+    """`with MetricsLog(out / "metrics.jsonl", finished=200, past=Past(100)) as log: log.write(metrics)`
 
-    Opening cuts the file back to the `finished` steps of the checkpoint, so that no step stands there twice. Of several
-    processes that train together one `writes`; the others read what was, and remember. Raises `ArtifactError` when it lacks
+    Opening cuts the file back to the `finished` steps of the checkpoint, so that no step stands there twice, and tells `past` of
+    them. Of several processes that train together one `writes`; the others read what was. Raises `ArtifactError` when it lacks
     some of these steps, `StorageError` when the disk is full.
     """
 
-    def __init__(self, path: Path, finished: int, *, writes: bool = True) -> None:
-        self.path = path
+    def __init__(self, path: Path, finished: int, past: Past, *, writes: bool = True) -> None:
+        self.path, self.past = path, past
         self._writes = writes
-        kept = read(path, limit=finished)
-        if [metrics.step for metrics in kept] != list(range(1, finished + 1)):
-            raise ArtifactError(f"{path} holds {len(kept)} of the {finished} steps that are done; delete {path.parent} to start anew.")
-        self.steps = list(kept)
+        whole, place = 0, 0
+        for step, end in islice(_scan(path), finished):
+            if step.step == whole + 1:
+                whole, place = step.step, end
+            past.add(step)
+        if whole != finished:
+            raise ArtifactError(f"{path} holds {whole} of the {finished} steps that are done; delete {path.parent} to start anew.")
         if writes:
-            with atomic_file(path) as temporary:
-                temporary.write_text("".join(_line(metrics) for metrics in kept), encoding="utf-8")
+            with storage_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+                os.truncate(path, place)
 
     def __enter__(self) -> "MetricsLog":
         self._file = open(self.path if self._writes else os.devnull, "a", encoding="utf-8")
@@ -123,7 +144,7 @@ class MetricsLog:
         with storage_errors(self.path):
             self._file.write(_line(metrics))
             self._file.flush()
-        self.steps.append(metrics)
+        self.past.add(metrics)
 
     def sync(self) -> None:
         """Make the lines as lasting as the checkpoint that is saved next."""
@@ -138,10 +159,14 @@ def _line(metrics: StepMetrics) -> str:
     return json.dumps(values | {name: None for name in MEASURED if not math.isfinite(values[name])}, allow_nan=False) + "\n"
 
 
-def _step(values: dict[str, Any]) -> StepMetrics:
-    values |= {name: math.nan for name in MEASURED if values.get(name, 0) is None}
-    values["documents"] = tuple(values.get("documents", ()))
-    return StepMetrics(**values)
+def _step(line: bytes, path: Path) -> StepMetrics:
+    try:
+        values = json.loads(line)
+        values |= {name: math.nan for name in MEASURED if values.get(name, 0) is None}
+        values["documents"] = tuple(values.get("documents", ()))
+        return StepMetrics(**values)
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{path} is not a record of training steps ({error}); delete it and its checkpoints to start anew.") from None
 
 
 class ProgressLine:

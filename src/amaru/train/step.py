@@ -15,7 +15,7 @@ from amaru.models.decoder import Decoder
 from amaru.models.loss import Loss
 from amaru.train.balance import Balance
 from amaru.train.guard import Verdict
-from amaru.train.metrics import StepMetrics
+from amaru.train.metrics import Past, StepMetrics
 from amaru.train.objective import Objective
 from amaru.train.placement import ALONE, Placement
 from amaru.train.settings import TrainConfig
@@ -25,7 +25,7 @@ NAMED_DOCUMENTS = 5  # of a batch, in an error
 
 @dataclass(frozen=True)
 class Stepper:
-    """`Stepper(model, objective, loader, recipe, optimizer, balance).step(step, before)`."""
+    """`Stepper(model, objective, loader, recipe, optimizer, balance).step(step, past)`."""
 
     model: Decoder
     objective: Objective
@@ -36,14 +36,14 @@ class Stepper:
     matmul_rate: float | None = None
     placement: Placement = ALONE
 
-    def step(self, step: int, before: Sequence[StepMetrics]) -> StepMetrics:
-        """Train on batch `step`, counted from 0, given the record of all steps before it; raises `TrainingError` where the guard stops."""
+    def step(self, step: int, past: Past) -> StepMetrics:
+        """Train on batch `step`, counted from 0, given what was before it; raises `TrainingError` where the guard stops."""
         start = time.perf_counter()
         batches = micro_batches(self.loader, step, self.recipe.micro_tokens, self.placement)
         loss = accumulate(self.model, self.objective, batches, self.placement)
         value, phase = loss.total.item(), self.loader.phase(step).name
         norm = self.placement.clip(self.model, self.recipe.clip)
-        verdict = self.recipe.guard.judge(value, norm, phase, before)
+        verdict = self.recipe.guard.judge(value, norm, phase, past)
         if verdict and verdict.action == "stop":
             raise TrainingError(_stopped(verdict, step, batches))
         self._learn(step, skip=verdict is not None and verdict.action == "skip")

@@ -40,13 +40,16 @@ class _HeadLoss(torch.autograd.Function):
                 torch.mm(grad, cast, out=grad_hidden[rows])
             if grad_weight is not None:
                 grad_weight += grad.mT @ hidden[rows]
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.gradients = grad_hidden, grad_weight
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden, weight = (None if saved is None else saved * grad.to(saved.dtype) for saved in ctx.saved_tensors)
+        if ctx.gradients is None:
+            raise ConfigError("The loss at the head gives its gradients once, scaled where they lie; compute it anew for a second backward.")
+        hidden, weight = (None if saved is None else saved.mul_(grad) for saved in ctx.gradients)
+        ctx.gradients = None
         return hidden, weight, None, None
 
 

@@ -20,6 +20,7 @@ from amaru.ops.heap import keep_freed_memory
 from amaru.recipes.bench.ask import ask
 from amaru.recipes.bench.limits import product_rate
 from amaru.train.balance import Balance
+from amaru.train.metrics import Past
 from amaru.train.objective import CrossEntropy
 from amaru.train.optim import adamw
 from amaru.train.settings import TrainConfig
@@ -119,7 +120,7 @@ def _seconds(decoder: Decoder, length: int, bench: TrainBench) -> float:
     rows = PackedRows(tokens, np.zeros(1, dtype=np.int64), ("random",), length, {})
     optimizer = adamw(decoder, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
     stepper = Stepper(decoder, CrossEntropy(), Loader(rows, recipe.batch_rows, 0), recipe, optimizer, Balance(decoder, 0.0))
-    return min([stepper.step(step, []).seconds for step in range(recipe.steps)][1:])
+    return min([stepper.step(step, Past(recipe.guard.window)).seconds for step in range(recipe.steps)][1:])
 
 
 def _row(length: int, taken: list[dict[int, tuple[float, int]]], rate: float, answers: dict[str, dict]) -> TrainRow:

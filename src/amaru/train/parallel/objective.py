@@ -6,14 +6,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from amaru.data.loader import TrainingBatch
 from amaru.data.packing import IGNORED
 from amaru.models.decoder import Decoder
 from amaru.models.loss import Loss
 from amaru.nn.batch import Batch
-from amaru.ops.head_loss import head_loss
+from amaru.ops.head_loss import TokenCrossEntropy, head_loss
 from amaru.parallel.collectives import Group, sum_in_place
 
 
@@ -30,12 +29,11 @@ class DividedCrossEntropy:
     chunk_tokens: int = 1024
 
     def __call__(self, model: Decoder, batch: TrainingBatch, /) -> Loss:
-        def token_loss(logits: Tensor, rows: slice) -> Tensor:
-            if self.group.size == 1:
-                return cross_entropy(logits, batch.targets[rows], ignore_index=IGNORED, reduction="sum")
+        def divided(logits: Tensor, rows: slice) -> Tensor:
             return _DividedCrossEntropy.apply(logits, batch.targets[rows], self.first, self.group)  # type: ignore[no-any-return]
 
         hidden = model.hidden_states(Batch(batch.ids, batch.positions, batch.cu_seqlens))
+        token_loss = divided if self.group.size > 1 else TokenCrossEntropy(batch.targets, IGNORED)
         total = head_loss(hidden, model.head.weight, token_loss, chunk_tokens=self.chunk_tokens)
         return Loss(total=total / max(1, batch.target_tokens), tokens=batch.target_tokens)
 
@@ -47,12 +45,12 @@ class _DividedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor, first: int, group: Group) -> Tensor:
         largest = logits.max(-1).values
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=group.processes)
-        shifted = logits - largest[:, None]
+        exp = logits - largest[:, None]
         rows = targets - first
         here = (rows >= 0) & (rows < logits.shape[-1])  # an ignored target is nowhere
         rows = rows.masked_fill(~here, 0)
-        exp = shifted.exp()
-        said = torch.stack([exp.sum(-1), shifted.gather(-1, rows[:, None])[:, 0].masked_fill(~here, 0)])
+        reached = exp.gather(-1, rows[:, None])[:, 0].masked_fill(~here, 0)
+        said = torch.stack([exp.exp_().sum(-1), reached])
         total, target = sum_in_place(said, group)
         counted = targets != IGNORED
         ctx.save_for_backward(exp.div_(total[:, None]), rows, here, counted)
