@@ -17,20 +17,35 @@ def rms(x, weight, eps):
 
 
 def activations(decoder, batch, after):
-    """For one sample: every norm's output, and by layer what the first matrix of the mixer gives (x part of Mamba)."""
+    """For one sample: every norm's output, and by layer and axes the factors that are read of each mixer."""
     weights = {name: weight.detach().numpy() for name, weight in decoder.named_parameters()}
     stream, normed, inside = weights["embedding.weight"][batch.ids.numpy()], [], {}
     for index, layer in enumerate(decoder.layers):
         u = rms(stream, weights[f"layers.{index}.norm.weight"], 1e-5)
         normed.append(u)
         if f"layers.{index}.mixer.in_proj.weight" in weights:
-            inside[index] = u @ weights[f"layers.{index}.mixer.in_proj.weight"][24:48].T  # rows: 24 of z, then 24 of x
+            _, x, B, C, _ = np.split(u @ weights[f"layers.{index}.mixer.in_proj.weight"].T, [24, 48, 58, 68], axis=1)
+            inside[index] = {"group x head x channel": [x], "group x state": [B, C]}
         if f"layers.{index}.mixer.up_proj.weight" in weights:
             up = u @ weights[f"layers.{index}.mixer.up_proj.weight"].T
-            inside[index] = np.maximum(up, 0) ** 2 if after else up
+            inside[index] = {"ffn": [np.maximum(up, 0) ** 2 if after else up]}
+        if f"layers.{index}.mixer.q_proj.weight" in weights:
+            q, k, v = (u @ weights[f"layers.{index}.mixer.{name}_proj.weight"].T for name in "qkv")
+            inside[index] = {"kv_group x query x v_channel": [attended(q, k, v, batch)]}
         with torch.no_grad():
             stream = stream + layer.mixer(torch.from_numpy(u), batch).numpy()
     return [*normed, rms(stream, weights["norm.weight"], 1e-5)], inside
+
+
+def attended(q, k, v, batch):
+    """What 4 query heads of 6 channels read of 2 KV heads, one query and one head at a time."""
+    out = np.zeros_like(q)
+    starts = np.repeat(batch.cu_seqlens[:-1].numpy(), batch.lengths.numpy())
+    for token, head in np.ndindex(len(q), 4):
+        seen, kv = slice(starts[token], token + 1), slice(6 * (head // 2), 6 * (head // 2) + 6)
+        weights = np.exp(k[seen, kv] @ q[token, 6 * head : 6 * head + 6] / np.sqrt(6))
+        out[token, 6 * head : 6 * head + 6] = weights @ v[seen, kv] / weights.sum()
+    return out
 
 
 def spelled_out(decoder, samples, after):
@@ -42,7 +57,13 @@ def spelled_out(decoder, samples, after):
 
     read = [activations(decoder, batch, after) for batch in samples]
     hidden = sum(aggregate([normed[place] for normed, _ in read]) for place in range(len(read[0][0])))
-    return hidden, {index: aggregate([inside[index] for _, inside in read]) for index in read[0][1]}
+    of_layer = [[inside[index] for _, inside in read] for index in range(len(decoder.layers))]
+    return hidden, [{axes: product([each[axes] for each in samples], aggregate) for axes in samples[0]} for samples in of_layer]
+
+
+def product(samples, aggregate):
+    """Of the aggregates of all factors; each sample has the activations of every factor."""
+    return np.prod([aggregate(list(factor)) for factor in zip(*samples, strict=True)], axis=0)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -51,10 +72,10 @@ def test_scores_equal_the_rule_spelled_out(after):
     scores = score(decoder, iter(samples), ffn_after_activation=after)
     hidden, inside = spelled_out(decoder, samples, after)
     np.testing.assert_allclose(scores.hidden, hidden, rtol=1e-10)
-    assert [list(arrays) for arrays in scores.within] == [["group x head x channel"], ["ffn"], [], ["group x head x channel"], ["ffn"]]
-    for index, expected in inside.items():
-        (array,) = scores.within[index].values()
-        np.testing.assert_allclose(array.ravel(), expected, rtol=1e-10)
+    assert [arrays.keys() for arrays in scores.within] == [arrays.keys() for arrays in inside]
+    for found, expected in zip(scores.within, inside, strict=True):
+        for axes, array in expected.items():
+            np.testing.assert_allclose(found[axes].ravel(), array, rtol=1e-10)
     assert scores.within[0]["group x head x channel"].shape == (2, 3, 4)
     assert (scores.samples, scores.tokens) == (3, 69)
     scores.check(decoder.config)

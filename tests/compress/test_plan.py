@@ -104,9 +104,9 @@ def test_a_plan_may_drop_layers_only(tmp_path, scores):
     ("place", "layer"),
     [
         (0, MLP(ffn=5)),
-        (0, Mamba2(heads=6, channels=4, groups=2, state=4, chunk_size=8)),
+        (0, Mamba2(heads=6, channels=4, groups=2, state=6, chunk_size=8)),
         (1, MLP(ffn=12)),
-        (2, Attention(query_heads=2, kv_heads=2, channels=6)),
+        (2, Attention(query_heads=4, kv_heads=2, channels=5)),
     ],
 )
 def test_a_shape_that_no_score_leads_to_is_refused(scores, place, layer):

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amaru.axes import Expression, part
+from amaru.axes import Expression
 from amaru.compress.scores import Scores
 from amaru.errors import CheckpointError, DataError
 from amaru.models.decoder import Decoder
 from amaru.nn.batch import Batch
-from amaru.nn.layer import LayerConfig, Probe
+from amaru.nn.layer import LayerConfig, Reading
 
 Progress = Callable[[str], None]
 
@@ -67,7 +67,7 @@ def score(
     streams = len(decoder.layers) + 1
     within: tuple[dict[str, np.ndarray], ...] = tuple({} for _ in decoder.layers)
     for site, array in zip(sites[streams:], norms[streams:], strict=True):
-        within[site.layer][site.expression] = array
+        within[site.layer][site.expression] = within[site.layer].get(site.expression, 1) * array
     return Scores(
         hidden=np.sum(norms[:streams], axis=0),
         within=within,
@@ -86,20 +86,14 @@ def _stream_sites(decoder: Decoder) -> Iterator[Site]:
 
 def _width_sites(decoder: Decoder, ffn_after_activation: bool) -> Iterator[Site]:
     for index, (config, layer) in enumerate(zip(decoder.config.layers, decoder.layers, strict=True)):
-        sites: dict[str, Site] = {}
-        for axis, probe in config.probes.items():
-            rows, expression = _probed(config, probe)
-            after = axis == "ffn" and ffn_after_activation
-            linear = _consumer(config, expression) if after else probe.linear
+        readings = {reading: axis for axis, probe in config.probes.items() for reading in probe.readings}
+        for reading, axis in readings.items():
+            rows, expression = config.read(reading)
+            if axis == "ffn" and ffn_after_activation:
+                reading, rows = Reading(_consumer(config, expression), at_input=True), slice(None)
             shape = tuple(config.axes()[name].size for name in str(expression).split(" x "))
-            module = layer.mixer.get_submodule(linear)  # type: ignore[union-attr]
-            sites[str(expression)] = Site(index, str(expression), shape, module, slice(None) if after else rows, after)
-        yield from sites.values()
-
-
-def _probed(config: LayerConfig, probe: Probe) -> tuple[slice, Expression]:
-    rows = config.tensors()[f"{probe.linear}.weight"].layout.dimensions[0]
-    return part(rows, probe.part, config.axes()) if probe.part else (slice(None), rows)
+            module = layer.mixer.get_submodule(reading.module)  # type: ignore[union-attr]
+            yield Site(index, str(expression), shape, module, rows, reading.at_input)
 
 
 def _consumer(config: LayerConfig, expression: Expression) -> str:

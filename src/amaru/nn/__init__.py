@@ -6,9 +6,9 @@ Lives here: one mixer per file, norms, the seam for linear layers. Not here: who
 
 from amaru.nn.attention import Attention
 from amaru.nn.batch import Batch
-from amaru.nn.layer import LayerConfig, Probe
+from amaru.nn.layer import LayerConfig, Probe, Reading
 from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
 from amaru.nn.moe import MoE
 
-__all__ = ["MLP", "Attention", "Batch", "LayerConfig", "Mamba2", "MoE", "Probe"]
+__all__ = ["MLP", "Attention", "Batch", "LayerConfig", "Mamba2", "MoE", "Probe", "Reading"]

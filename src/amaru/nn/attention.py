@@ -11,7 +11,7 @@ from torch import Tensor
 from amaru.axes import Axes, Axis, TensorSpec
 from amaru.errors import ConfigError
 from amaru.nn.batch import Batch
-from amaru.nn.layer import LayerConfig, Mixer, tensor
+from amaru.nn.layer import LayerConfig, Mixer, Probe, Reading, tensor
 from amaru.nn.linear import Linear
 from amaru.nn.rope import Rope
 from amaru.ops.attention import attention
@@ -36,6 +36,10 @@ class Attention(LayerConfig):
 
     letter: ClassVar[str] = "*"
     sharded: ClassVar[str] = "kv_group"
+    probes: ClassVar[dict[str, Probe]] = {
+        "query": Probe(Reading("o_proj", at_input=True), per=("kv_group",)),
+        "kv_group": Probe(Reading("o_proj", at_input=True)),
+    }
 
     def check(self) -> None:
         if self.rope:

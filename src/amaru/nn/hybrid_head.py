@@ -12,7 +12,7 @@ from amaru.axes import Axes, Axis, TensorSpec, part
 from amaru.errors import ConfigError
 from amaru.nn.attention import KV, kept
 from amaru.nn.batch import Batch
-from amaru.nn.layer import LayerConfig, Mixer, fp32, tensor
+from amaru.nn.layer import LayerConfig, Mixer, Probe, Reading, fp32, tensor
 from amaru.nn.linear import Linear
 from amaru.nn.mamba2 import CausalConv, carried, keep
 from amaru.nn.norm import RMSNorm
@@ -51,6 +51,12 @@ class HybridHead(LayerConfig):
 
     letter: ClassVar[str] = "H"
     sharded: ClassVar[str] = "kv_group"
+    probes: ClassVar[dict[str, Probe]] = {
+        "v_channel": Probe(Reading("out_proj", at_input=True)),
+        "query": Probe(Reading("out_proj", at_input=True), per=("kv_group",)),
+        "kv_group": Probe(Reading("out_proj", at_input=True)),
+        "state": Probe(Reading("B_norm"), Reading("C_norm")),
+    }
 
     def check(self) -> None:
         if self.query_heads % self.kv_heads:

@@ -2,25 +2,40 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import nn
 
-from amaru.axes import Axes, Layout, TensorSpec
+from amaru.axes import Axes, Expression, Layout, TensorSpec, part
 from amaru.config import Config
+
+
+class Reading(NamedTuple):
+    """Activations that are looked at: what a module of the mixer gives (or takes), all of it or one named part of its rows."""
+
+    module: str
+    part: str | None = None
+    at_input: bool = False
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Where the importance of an axis is read: the output of a linear layer, all of it or one named part.
+    """Where the importance of an axis is read, and inside which other axes its indices compete.
 
-    `per` are the axes inside which indices compete: heads are ranked within their group.
+        Probe(Reading("in_proj", "x"), per=("group",))                    # heads are ranked within their group
+        Probe(Reading("in_proj", "B"), Reading("in_proj", "C"), ...)      # several are multiplied
+
+    A state channel counts as far as B writes to it and C reads it: with one decay for all channels of a head the product of
+    both root mean squares is its Hankel singular value, by which balanced truncation would choose.
     """
 
-    linear: str
-    part: str | None = None
-    per: tuple[str, ...] = ()
+    readings: tuple[Reading, ...]
+    per: tuple[str, ...]
+
+    def __init__(self, *readings: Reading, per: tuple[str, ...] = ()) -> None:
+        object.__setattr__(self, "readings", readings)
+        object.__setattr__(self, "per", per)
 
 
 class LayerConfig(Config):
@@ -42,6 +57,12 @@ class LayerConfig(Config):
     @abstractmethod
     def tensors(self) -> dict[str, TensorSpec]:
         """Every parameter of the mixer by name, with its layout."""
+
+    def read(self, reading: Reading) -> tuple[slice, Expression]:
+        """Which rows of a module's output (or input) a reading means, and what they are made of."""
+        dimensions = self.tensors()[f"{reading.module}.weight"].layout.dimensions
+        rows = dimensions[-1] if reading.at_input else dimensions[0]
+        return part(rows, reading.part, self.axes()) if reading.part else (slice(None), rows)
 
     def state_tensors(self) -> dict[str, TensorSpec]:
         """State of one sequence that does not grow with its length."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amaru.axes import Axes, Axis, TensorSpec, part
 from amaru.errors import ConfigError
 from amaru.nn.batch import Batch
-from amaru.nn.layer import LayerConfig, Mixer, Probe, fp32, tensor
+from amaru.nn.layer import LayerConfig, Mixer, Probe, Reading, fp32, tensor
 from amaru.nn.linear import Linear
 from amaru.ops.causal_conv1d import causal_conv1d
 from amaru.ops.exactness import is_exact
@@ -45,8 +45,10 @@ class Mamba2(LayerConfig):
     letter: ClassVar[str] = "M"
     sharded: ClassVar[str] = "group"
     probes: ClassVar[dict[str, Probe]] = {
-        "channel": Probe("in_proj", part="x"),
-        "head": Probe("in_proj", part="x", per=("group",)),
+        "channel": Probe(Reading("in_proj", "x")),
+        "head": Probe(Reading("in_proj", "x"), per=("group",)),
+        "group": Probe(Reading("in_proj", "x")),
+        "state": Probe(Reading("in_proj", "B"), Reading("in_proj", "C"), per=("group",)),
     }
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from amaru.axes import Axes, Axis, TensorSpec
 from amaru.nn.batch import Batch
-from amaru.nn.layer import LayerConfig, Mixer, Probe, tensor
+from amaru.nn.layer import LayerConfig, Mixer, Probe, Reading, tensor
 from amaru.nn.linear import Linear
 from amaru.ops.gated_silu import gated_silu
 from amaru.ops.pointwise import silu
@@ -39,7 +39,7 @@ class MLP(LayerConfig):
 
     letter: ClassVar[str] = "-"
     sharded: ClassVar[str] = "ffn"
-    probes: ClassVar[dict[str, Probe]] = {"ffn": Probe("up_proj")}
+    probes: ClassVar[dict[str, Probe]] = {"ffn": Probe(Reading("up_proj"))}
 
     def axes(self) -> Axes:
         return {"ffn": Axis(name="ffn", size=self.ffn)}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from amaru.axes import Axes, Axis, TensorSpec
 from amaru.errors import ConfigError
 from amaru.nn.batch import Batch
-from amaru.nn.layer import LayerConfig, Mixer, fp32, tensor
+from amaru.nn.layer import LayerConfig, Mixer, Probe, Reading, fp32, tensor
 from amaru.nn.linear import Linear
 from amaru.nn.mlp import MLP, activate
 from amaru.ops.linear import linear
@@ -40,6 +40,7 @@ class MoE(LayerConfig):
 
     letter: ClassVar[str] = "E"
     sharded: ClassVar[str] = "expert_ffn shared_ffn"  # of every expert a part: no token travels, and no device waits for a favourite one
+    probes: ClassVar[dict[str, Probe]] = {"shared_ffn": Probe(Reading("shared_experts.up_proj"))}
 
     def check(self) -> None:
         if self.experts % self.groups or self.experts < 2 * self.groups:
