@@ -16,6 +16,11 @@ from tests.cli.server_process import server_process
 from tests.cli.small_checkpoint import small_checkpoint
 
 from amaru.cli.main import main
+from amaru.data.tokenizer import Tokenizer
+from amaru.models.checkpoint import load
+from amaru.serve.generate import generate
+from amaru.serve.request import Settings
+from amaru.serve.sampler import GREEDY
 
 LONG = {"prompt": "def f", "max_tokens": 2000, "ignore_eos": True, "stream": True}
 
@@ -86,6 +91,23 @@ def test_a_draft_model_changes_no_word(checkpoint: Path) -> None:
         drafted = float(re.findall(r"amaru_accepted_tokens_total{.*} (.*)", metrics)[0])
         assert drafted > 0 if "--draft" in words else "--set" in words or drafted == 0
     assert texts[0] == texts[1] == texts[2]
+
+
+def test_codes_of_every_kind_are_served_with_narrow_caches(checkpoint: Path, tmp_path: Path) -> None:
+    prompt, kinds = "def f(x):", ("int8", "int4", "fp8")
+    for kind in kinds:
+        assert main(["quantize", str(checkpoint), "--to", kind, "--out", str(tmp_path / kind)]) == 0
+    ask, totals = {"prompt": prompt, "max_tokens": 40, "temperature": 0, "logprobs": 0, "ignore_eos": True}, set()
+    with server_process(*(str(tmp_path / kind) for kind in kinds), "--kv-dtype", "fp8") as (_, ready):
+        for kind in kinds:
+            choice = httpx.post(f"{ready['address']}/v1/completions", json=ask | {"model": kind}, timeout=60).json()["choices"][0]
+            tokenizer = Tokenizer.load(tmp_path / kind)
+            wish = Settings(max_tokens=40, logprobs=0, sampling=GREEDY)
+            alone = generate(load(tmp_path / kind), [tokenizer.encode(prompt)], wish, tokenizer=tokenizer, kv="fp8")[0]
+            assert choice["text"] == alone.text
+            assert choice["logprobs"]["token_logprobs"] == pytest.approx([token.logprob for token in alone.told], abs=1e-4)
+            totals.add(round(sum(choice["logprobs"]["token_logprobs"]), 6))
+    assert len(totals) == 3, "every name has its own weights"
 
 
 def test_a_key_comes_from_the_environment_or_a_file(checkpoint: Path, tmp_path: Path) -> None:

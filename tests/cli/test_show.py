@@ -12,6 +12,7 @@ from amaru.cli.main import main
 from amaru.models import DecoderConfig
 from amaru.models.checkpoint import load
 from amaru.models.families import config_of, own, presets
+from amaru.models.quantised import quantised
 from amaru.nn import MLP, Attention, Mamba2
 from amaru.nn.hybrid_head import HybridHead
 
@@ -36,6 +37,20 @@ def test_parameters_of_a_checkpoint_are_those_of_its_tensors(tmp_path: Path, cap
     assert {row["letter"]: row["layers"] for row in facts["kinds"]} == {"M": [0, 4], "-": [1, 3], "*": [2]}
     shapes = {tensor["name"]: tensor["shape"] for tensor in facts["layer"]["tensors"]}
     assert shapes == {name: list(parameter.shape) for name, parameter in decoder.layers[2].named_parameters()}
+
+
+def test_codes_are_told_with_their_scheme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = small_checkpoint(tmp_path / "m")
+    assert main(["quantize", str(path), "--to", "int4", "--out", str(tmp_path / "codes"), "--keep", "attention"]) == 0
+    capsys.readouterr()
+    facts, held = shown(tmp_path / "codes", capsys), quantised(load(tmp_path / "codes"))
+    four, eight = ([each for name, each in held.items() if (name == "head.weight") is head] for head in (False, True))
+    expected = {"int4, 32 to a scale": four, "int8": eight}
+    found = {row["stored_as"]: (row["tensors"], row["parameters"]) for row in facts["codes"]}
+    assert found == {name: (len(each), sum(len(one.codes) * one.cols for one in each)) for name, each in expected.items()}
+    assert shown(path, capsys)["codes"] == []
+    assert main(["show", str(tmp_path / "codes")]) == 0
+    assert f"codes: int4, 32 to a scale, {len(four)} weights" in capsys.readouterr().out
 
 
 def test_shards_are_the_parts_of_every_tensor(capsys: pytest.CaptureFixture[str]) -> None:

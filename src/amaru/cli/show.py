@@ -1,6 +1,8 @@
 """`amaru show`: what a model is made of, from its config alone."""
 
 from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,7 +40,7 @@ def command(
     from amaru.models.families import config_of
 
     config = config_of(model)
-    facts = {"model": model, **describe(config, axes)}
+    facts = {"model": model, **describe(config, axes), "codes": _codes(model, config)}
     if processes is not None:
         facts["shards"] = shards.describe(config, processes)
     emit(facts, json=json, people=show)
@@ -65,6 +67,23 @@ def describe(config: Any, layer: int | None = None) -> dict[str, Any]:
         "kinds": list(_kinds(config)),
     }
     return facts if layer is None else facts | {"layer": _layer(config, layer)}
+
+
+def _codes(model: str, config: Any) -> list[dict[str, Any]]:
+    """Of a checkpoint that `amaru quantize` wrote: what weights are stored as instead of numbers, and how many parameters those are."""
+    from amaru.models.families import read_json
+    from amaru.models.quantised import encodings_of, projections
+
+    encodings = encodings_of(read_json(Path(model) / "config.json"), config) if Path(model).is_dir() else {}
+    shapes = projections(config)
+    return [
+        {
+            "stored_as": str(encoding),
+            "tensors": len(names := [name for name, each in encodings.items() if each == encoding]),
+            "parameters": sum(prod(shapes[name]) for name in names),
+        }
+        for encoding in dict.fromkeys(encodings.values())
+    ]
 
 
 def _kinds(config: Any) -> Iterator[dict[str, Any]]:
@@ -168,6 +187,9 @@ def _sentences(facts: Mapping[str, Any]) -> Iterator[str]:
     ropes = [_rope(row["config"]["rope"]) for row in facts["kinds"] if row["config"].get("rope")]
     yield from dict.fromkeys(ropes)
     meta = f"; {facts['meta_tokens']} meta tokens in front of every sequence" if facts["meta_tokens"] else ""
+    for row in facts["codes"]:
+        held = f"{count(row['parameters'])} parameters ({percent(row['parameters'] / facts['parameters'])})"
+        yield f"codes: {row['stored_as']}, {row['tensors']} weights with {held}"
     yield f"its config names {facts['max_positions']:,} positions{meta}"
 
 
