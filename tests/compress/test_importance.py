@@ -102,7 +102,7 @@ def test_samples_count_and_not_where_they_are_cut():
 def test_progress_is_told():
     said = []
     score(small_decoder(), [small_batch(), small_batch()], progress=said.append)
-    assert said == ["importance: sample 1, 23 tokens", "importance: sample 2, 46 tokens"]
+    assert said[0] == "importance: layer 1/5, samples 1 to 2 of 2" and len(said) == 5
 
 
 def test_text_that_is_missing():

@@ -71,5 +71,5 @@ def test_what_cannot_be_scored():
         iterative_layer_scores(parent, [small_batch()], floors={"mamba2": 3})
     with torch.no_grad():
         parent.layers[4].mixer.down_proj.weight[0, 0] = float("nan")
-    with pytest.raises(CheckpointError, match="not finite on calibration sample 1"):
+    with pytest.raises(CheckpointError, match="not finite in layer 4 on calibration sample 1"):
         layer_scores(parent, [small_batch()])

@@ -70,3 +70,28 @@ def test_two_models_are_compared_in_the_memory_of_a_few_layers(tmp_path: Path) -
     done = subprocess.run([sys.executable, "-c", LARGE, str(tmp_path)], capture_output=True, text=True, timeout=240, check=True)
     grown, parameters = map(int, done.stdout.split())
     assert parameters > 75e6 and grown * 1024 < 150e6
+
+
+def test_some_layers_in_turn_and_none_left_behind(tmp_path: Path) -> None:
+    """Each is whole while it is used, also when the one who uses them stops in the middle."""
+    config = random_config(5, "M-*-M")
+    save(random_model(config, 5), tmp_path / "model")
+    decoder, whole = streamed(Checkpoint(tmp_path / "model"), torch.float32), load(tmp_path / "model", torch.float32)
+    for index, layer in zip((0, 2, 4), decoder.in_order((0, 2, 4)), strict=True):
+        for name, weight in whole.layers[index].named_parameters():
+            assert torch.equal(layer.get_parameter(name), weight)
+    layers = decoder.in_order()
+    next(layers)
+    layers.close()
+    assert {parameter.device.type for layer in decoder.layers for parameter in layer.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_head_that_is_held_gives_the_same_logits(tied: bool, tmp_path: Path) -> None:
+    config = random_config(5, "M-", tied=tied)
+    save(random_model(config, 5), tmp_path / "model")
+    decoder, whole = streamed(Checkpoint(tmp_path / "model"), torch.bfloat16), load(tmp_path / "model", torch.bfloat16)
+    hidden = torch.randn(7, config.hidden, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.no_grad(), decoder.hold_head():
+        assert torch.equal(decoder.logits(hidden), whole.logits(hidden))
+    assert decoder.head.held is None

@@ -1,34 +1,22 @@
-"""Importance of widths: one streaming pass, forward only (Minitron-SSM, section 3; Minitron for ffn and hidden)."""
+"""Importance of widths: one streaming pass, forward only (Minitron-SSM, section 3; Minitron for ffn and hidden; FLAP)."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from amaru.axes import Expression
+from amaru.compress.halfway import Halfway
 from amaru.compress.scores import Scores
-from amaru.errors import CheckpointError, DataError
+from amaru.compress.sites import Site, sites_of
+from amaru.compress.texts import HELD, Progress, Text, groups, itemsize, read_stream
+from amaru.errors import CheckpointError
 from amaru.models.decoder import Decoder
 from amaru.nn.batch import Batch
-from amaru.nn.layer import LayerConfig, Reading
 
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where activations are read: the output (or input) of a module, and the rows of it that are meant."""
-
-    layer: int
-    expression: str
-    shape: tuple[int, ...]
-    module: nn.Module
-    rows: slice
-    at_input: bool = False
+STAGE = "widths"
 
 
 @torch.no_grad()
@@ -37,8 +25,11 @@ def score(
     samples: Iterable[Batch],
     *,
     ffn_after_activation: bool = False,
+    fluctuation: Collection[str] = (),
     made_from: dict[str, str] | None = None,
     progress: Progress | None = None,
+    halfway: Halfway | None = None,
+    held: int = HELD,
 ) -> Scores:
     """`score(parent, samples)`: the importance of every index that a cut may drop.
 
@@ -46,93 +37,126 @@ def score(
     the score is the L2 norm of these averages over samples. Heads and channels are read from the x part of in_proj
     before the convolution, and kept apart, so that heads can later be judged on surviving channels alone; ffn neurons
     before the activation (with `ffn_after_activation` behind it, as MiniPuzzle does); channels of the residual stream
-    from the output of every norm that reads it, summed over the norms.
+    from the output of every norm that reads it, summed over the norms; the vocabulary by how often a token occurs.
+
+    Layers of the kinds in `fluctuation` are scored as FLAP does: by the spread over all tokens of what the projection back to the
+    stream reads, times the norm of the column that reads it. Their means are kept too.
+
+    All samples go through one layer before any goes through the next, so a decoder that is `streamed` reads each weight once for every
+    `held` bytes of hidden states. With `halfway` a run that was stopped goes on at the layer where it was last saved.
 
     Raises `DataError` without samples or tokens, `CheckpointError` naming layer and sample when an activation is not finite.
     """
-    sites = [*_stream_sites(decoder), *_width_sites(decoder, ffn_after_activation)]
-    squares = [torch.zeros(int(np.prod(site.shape)), dtype=torch.float64, device=decoder.embedding.weight.device) for site in sites]
-    count = tokens = 0
-    for count, batch in enumerate(samples, 1):
-        means = _means(decoder, batch, sites)
-        _check_finite(means, sites, count)
-        for total, mean in zip(squares, means, strict=True):
-            total += mean.double().square()
-        tokens += len(batch.ids)
-        if progress:
-            progress(f"importance: sample {count}, {tokens:,} tokens")
-    if not count:
-        raise DataError("Importance needs at least one sample of calibration text; there was none.")
-    norms = [total.sqrt().cpu().numpy().reshape(site.shape) for total, site in zip(squares, sites, strict=True)]
-    streams = len(decoder.layers) + 1
-    within: tuple[dict[str, np.ndarray], ...] = tuple({} for _ in decoder.layers)
-    for site, array in zip(sites[streams:], norms[streams:], strict=True):
-        within[site.layer][site.expression] = within[site.layer].get(site.expression, 1) * array
-    return Scores(
-        hidden=np.sum(norms[:streams], axis=0),
-        within=within,
-        samples=count,
-        tokens=tokens,
-        ffn_read="after activation" if ffn_after_activation else "before activation",
-        made_from=made_from or {},
-    )
+    samples = list(samples)
+    sites = sites_of(decoder, ffn_after_activation, fluctuation)
+    found = None if halfway is None else halfway.found(STAGE)
+    start = {"group": 0, "layer": 0} if found is None else found[0]
+    if found is not None:
+        _read_totals(sites, found[1])
+    for number, group in enumerate(groups(decoder.config, samples, 1, itemsize(decoder), held)):
+        if number < start["group"]:
+            continue
+        texts = [Text.of(decoder, *sample) for sample in group]
+        first = start["layer"] if number == start["group"] else 0
+        if first and found is not None:
+            texts = [replace(text, start=read_stream(found[1], f"text.{text.number}")) for text in texts]
+        for index, reached in _through_layers(decoder, texts, sites, first):
+            if progress:
+                progress(f"importance: layer {index + 1}/{len(decoder.layers)}, samples {group[0][0]} to {group[-1][0]} of {len(samples)}")
+            if halfway is not None:
+                halfway.reached(STAGE, {"group": number, "layer": index + 1}, _saved(sites, reached))
+    return _scores(decoder, samples, sites, ffn_after_activation, fluctuation, made_from or {})
 
 
-def _stream_sites(decoder: Decoder) -> Iterator[Site]:
-    """The output of every norm that reads the residual stream, the one before the head included."""
-    for index, norm in enumerate([*(layer.norm for layer in decoder.layers), decoder.norm]):
-        yield Site(index, "hidden", (decoder.config.hidden,), norm, slice(None))  # type: ignore[arg-type]
-
-
-def _width_sites(decoder: Decoder, ffn_after_activation: bool) -> Iterator[Site]:
-    for index, (config, layer) in enumerate(zip(decoder.config.layers, decoder.layers, strict=True)):
-        readings = {reading: axis for axis, probe in config.probes.items() for reading in probe.readings}
-        for reading, axis in readings.items():
-            rows, expression = config.read(reading)
-            if axis == "ffn" and ffn_after_activation:
-                reading, rows = Reading(_consumer(config, expression), at_input=True), slice(None)
-            shape = tuple(config.axes()[name].size for name in str(expression).split(" x "))
-            module = layer.mixer.get_submodule(reading.module)  # type: ignore[union-attr]
-            yield Site(index, str(expression), shape, module, rows, reading.at_input)
-
-
-def _consumer(config: LayerConfig, expression: Expression) -> str:
-    """The linear layer whose columns are what `expression` says: the one that reads it."""
-    return next(name.removesuffix(".weight") for name, spec in config.tensors().items() if expression in spec.layout.dimensions[1:])
-
-
-def _means(decoder: Decoder, batch: Batch, sites: list[Site]) -> list[Tensor]:
-    """For every site the mean over the sample's tokens of |activation| [rows]."""
-    if not len(batch.ids):
-        raise DataError("A calibration sample has no tokens.")
-    means: dict[int, Tensor] = {}
-    with ExitStack() as hooks:
-        for number, site in enumerate(sites):
-            hooks.enter_context(_reading(site, means, number))
-        decoder.hidden_states(batch)
-    return [means[number] for number in range(len(sites))]
+def _through_layers(decoder: Decoder, texts: list[Text], sites: list[list[Site]], first: int) -> Iterator[tuple[int, list[Text]]]:
+    """After each layer, and at last the final norm, the texts as they are there."""
+    last = len(decoder.layers)
+    for index, layer in enumerate(decoder.in_order(range(first, last)), first):
+        moved = []
+        for text in texts:
+            with _reading(sites[index], text):
+                stream = text.start.through(layer, text.batch)
+            _check_finite(stream.x, index, "output", text.number)
+            moved.append(replace(text, start=stream))
+        texts = moved
+        yield index, texts
+    for text in texts:
+        with _reading(sites[last], text):
+            decoder.end(text.start.x, None)
 
 
 @contextmanager
-def _reading(site: Site, means: dict[int, Tensor], number: int) -> Iterator[None]:
-    def read(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        values = (inputs[0] if site.at_input else output)[..., site.rows]
-        means[number] = values.to(torch.promote_types(values.dtype, torch.float32)).abs().mean(0)
-
-    handle = site.module.register_forward_hook(read)
-    try:
+def _reading(sites: list[Site], text: Text) -> Iterator[None]:
+    """Every site looks at what its module is given, or gives, for this text."""
+    values: dict[int, Tensor] = {}
+    with ExitStack() as hooks:
+        for number, site in enumerate(sites):
+            hooks.enter_context(site.watched(values, number))
         yield
-    finally:
-        handle.remove()
+    for number, site in enumerate(sites):
+        own = text.own(values.pop(number))
+        site.total.add(own.to(torch.promote_types(own.dtype, torch.float32)))
+        _check_finite(site.total.last, site.layer, site.expression, text.number)
 
 
-def _check_finite(means: list[Tensor], sites: list[Site], sample: int) -> None:
-    finite = torch.stack([mean.isfinite().all() for mean in means]).tolist()  # one transfer per sample
-    if all(finite):
-        return
-    # The norm of a layer is read before the layer itself, so the first site in layer order is where it began.
-    bad = min((site for site, fine in zip(sites, finite, strict=True) if not fine), key=lambda site: site.layer)
-    raise CheckpointError(
-        f"Activations are not finite in layer {bad.layer} (its {bad.expression}) on calibration sample {sample}; "
-        f"check the checkpoint's weights, or compute in fp32 or bf16 when it runs in fp16."
+def _check_finite(values: Tensor, layer: int, what: str, sample: int) -> None:
+    if not values.isfinite().all():
+        raise CheckpointError(
+            f"Activations are not finite in layer {layer} (its {what}) on calibration sample {sample}; "
+            f"check the checkpoint's weights, or compute in fp32 or bf16 when it runs in fp16."
+        )
+
+
+def _saved(sites: list[list[Site]], texts: list[Text]) -> Callable[[], dict[str, Tensor]]:
+    def tensors() -> dict[str, Tensor]:
+        kept = {f"site.{layer}.{place}.{name}": tensor for layer, place, name, tensor in _totals(sites)}
+        for text in texts:
+            kept |= text.start.tensors(f"text.{text.number}")
+        return kept
+
+    return tensors
+
+
+def _totals(sites: list[list[Site]]) -> Iterator[tuple[int, int, str, Tensor]]:
+    for layer, here in enumerate(sites):
+        for place, site in enumerate(here):
+            for name, tensor in site.total.tensors().items():
+                yield layer, place, name, tensor
+
+
+def _read_totals(sites: list[list[Site]], tensors: dict[str, Tensor]) -> None:
+    for layer, place, name, tensor in _totals(sites):
+        tensor.copy_(tensors[f"site.{layer}.{place}.{name}"])
+
+
+def _scores(
+    decoder: Decoder,
+    samples: list[Batch],
+    sites: list[list[Site]],
+    ffn_after_activation: bool,
+    fluctuation: Collection[str],
+    made_from: dict[str, str],
+) -> Scores:
+    hidden = np.zeros(decoder.config.hidden)
+    within: list[dict[str, np.ndarray]] = [{} for _ in decoder.layers]
+    means: list[dict[str, np.ndarray]] = [{} for _ in decoder.layers]
+    for site in (site for here in sites for site in here):
+        array = site.total.score().cpu().numpy().reshape(site.shape)
+        if site.expression == "hidden":
+            hidden += array
+            continue
+        within[site.layer][site.expression] = within[site.layer].get(site.expression, 1) * array
+        if (mean := site.total.mean()) is not None:
+            means[site.layer][site.expression] = mean.cpu().numpy().reshape(site.shape)
+    ids = torch.cat([sample.ids for sample in samples])
+    return Scores(
+        hidden=hidden,
+        within=tuple(within),
+        means=tuple(means),
+        vocab=ids.bincount(minlength=decoder.config.vocab).cpu().numpy(),
+        samples=len(samples),
+        tokens=len(ids),
+        ffn_read="after activation" if ffn_after_activation else "before activation",
+        fluctuation=tuple(sorted(fluctuation)),
+        made_from=made_from,
     )

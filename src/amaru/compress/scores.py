@@ -1,6 +1,7 @@
 """What calibration leaves behind: the importance of every index that may be dropped, and of every layer."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from amaru.config import Artifact
 from amaru.errors import ArtifactError, ConfigError
 from amaru.models.decoder import DecoderConfig
 
-SCHEMA = 1
+SCHEMA = 2
+HOW = ("samples", "tokens", "ffn_read", "fluctuation", "layers_by")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,19 +21,30 @@ class Scores:
     hidden      [hidden] importance of each channel of the residual stream
     within      for each layer, by the expression that was read: an array of one importance per index combination,
                 e.g. {"group x head x channel": [groups, heads per group, channels]} or {"ffn": [ffn]}
+    means       in the same form, the mean activation of what was scored by its fluctuation: what a bias could make up for
+    vocab       [vocab] how often each token occurs in the calibration text
     layers      [layers] importance of each layer by its removal, or None until measured (`removal`)
-    samples, tokens, ffn_read, layers_by    how it was measured
+    removals    by metric, the same of every metric that was measured
+    samples, tokens, ffn_read, fluctuation, layers_by    how it was measured
     made_from   fingerprints of the checkpoint and the calibration text
     """
 
     hidden: np.ndarray
     within: tuple[dict[str, np.ndarray], ...]
+    means: tuple[dict[str, np.ndarray], ...] = ()
+    vocab: np.ndarray | None = None
     layers: np.ndarray | None = None
+    removals: dict[str, np.ndarray] = field(default_factory=dict)
     samples: int
     tokens: int
     ffn_read: str
+    fluctuation: tuple[str, ...] = ()
     layers_by: str | None = None
     made_from: dict[str, str]
+
+    def with_layers(self, removals: Mapping[str, np.ndarray], by: str) -> "Scores":
+        """These and the importance of layers, by one of the metrics in which it was measured."""
+        return replace(self, layers=removals[by], removals=dict(removals), layers_by=by)
 
     def check(self, config: DecoderConfig) -> None:
         """Raise `ConfigError` unless these scores are about a model of this shape."""
@@ -49,12 +62,10 @@ class Scores:
                     )
 
     def save(self, path: str | Path) -> None:
-        arrays = {f"layers.{index}.{name}": array for index, layer in enumerate(self.within) for name, array in layer.items()}
-        arrays["hidden"] = self.hidden
-        if self.layers is not None:
-            arrays["layers"] = self.layers
-        how = {"samples": self.samples, "tokens": self.tokens, "ffn_read": self.ffn_read, "layers_by": self.layers_by}
-        content = {"count": len(self.within), "how": how}
+        arrays = {"hidden": self.hidden, **_named("layers", self.within), **_named("means", self.means)}
+        arrays |= {f"removals.{metric}": array for metric, array in self.removals.items()}
+        arrays |= {name: array for name in ("layers", "vocab") if (array := getattr(self, name)) is not None}
+        content = {"count": len(self.within), "how": {name: getattr(self, name) for name in HOW}}
         Artifact(kind="scores", schema=SCHEMA, made_from=self.made_from, content=content, arrays=arrays).save(path)
 
     @classmethod
@@ -62,13 +73,29 @@ class Scores:
         """Read scores; raises `ArtifactError` unless they were made from `made_from` where that is given."""
         artifact = Artifact.load(path, kind="scores", schema=SCHEMA)
         artifact.require(made_from or {}, path)
-        arrays = dict(artifact.arrays)
+        arrays = artifact.arrays
         try:
-            hidden, layers = arrays.pop("hidden"), arrays.pop("layers", None)
-            within: list[dict[str, np.ndarray]] = [{} for _ in range(artifact.content["count"])]
-            for name, array in arrays.items():
-                _, index, expression = name.split(".", 2)
-                within[int(index)][expression] = array
-            return cls(hidden=hidden, within=tuple(within), layers=layers, made_from=artifact.made_from, **artifact.content["how"])
+            how = dict(artifact.content["how"])
+            how["fluctuation"] = tuple(how["fluctuation"])
+            within, means = (_of_layers(prefix, arrays, artifact.content["count"]) for prefix in ("layers", "means"))
+            removals = {name.removeprefix("removals."): array for name, array in arrays.items() if name.startswith("removals.")}
+            single = {name: arrays.get(name) for name in ("layers", "vocab")}
+            return cls(
+                hidden=arrays["hidden"], within=within, means=means, removals=removals, made_from=artifact.made_from, **single, **how
+            )
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ArtifactError(f"{path} lacks a part of the scores ({error}); delete it and run the same command again.") from None
+
+
+def _named(prefix: str, layers: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {f"{prefix}.{index}.{name}": array for index, layer in enumerate(layers) for name, array in layer.items()}
+
+
+def _of_layers(prefix: str, arrays: Mapping[str, np.ndarray], count: int) -> tuple[dict[str, np.ndarray], ...]:
+    found: list[dict[str, np.ndarray]] = [{} for _ in range(count)]
+    for name, array in arrays.items():
+        place, _, rest = name.partition(".")
+        if place == prefix and rest:
+            index, expression = rest.split(".", 1)
+            found[int(index)][expression] = array
+    return tuple(found)

@@ -1,7 +1,8 @@
 """The decoder: embedding, a residual stack over a tuple of layer configs, final norm, head."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Annotated, cast
 
@@ -22,7 +23,7 @@ from amaru.nn.linear import Linear
 from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
 from amaru.nn.moe import MoE
-from amaru.nn.norm import NORMS, NormKind
+from amaru.nn.norm import NORMS, LayerNorm1P, NormKind, RMSNorm
 from amaru.ops.add import add
 
 AnyLayer = Annotated[Mamba2 | Attention | MLP | MoE | HybridHead, Field(discriminator="kind")]
@@ -172,12 +173,21 @@ class Decoder(nn.Module):
     def _through(self, x: Tensor, batch: Batch, state: list[dict[str, Tensor]] | None) -> Tensor:
         kv = None
         again = self.recompute_every if state is None and torch.is_grad_enabled() else None
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.in_order()):
             if again and (index + 1) % again == 0:
                 x, kv = checkpoint(layer, x, batch, None, kv, use_reentrant=False, preserve_rng_state=False)
             else:
                 x, kv = layer(x, batch, None if state is None else state[index], kv)
         return x
+
+    def in_order(self, indices: Sequence[int] | None = None) -> Iterator[ResidualLayer]:
+        """These layers (None: all) one after the other, each to be used only until the next is asked for: its weights may lie elsewhere."""
+        layers = list(self._layers())
+        return iter(layers if indices is None else [layers[index] for index in indices])
+
+    def hold_head(self) -> AbstractContextManager[None]:
+        """`with decoder.hold_head():` logits are wanted many times, so the head stays in memory wherever it lies."""
+        return nullcontext()
 
     def begin(self, batch: Batch, state: DecoderState | None = None) -> tuple[Tensor, Batch, Tensor | None]:
         """The residual stream's beginning, the batch as layers see it, and which of its tokens are real (None: all).
@@ -259,17 +269,27 @@ class Decoder(nn.Module):
     def initialise(self, seed: int, std: float | None = None) -> "Decoder":
         """Draw all weights: N(0, `std`), sqrt(0.8 / hidden) unless said; what writes to the residual stream divided by sqrt(layers)."""
         generator = torch.Generator().manual_seed(seed)
-        std = std or math.sqrt(0.8 / self.config.hidden)
-        self.embedding.weight.normal_(0, std, generator=generator)
+        self.draw(self.embedding, generator, std)
         if self.meta_tokens is not None:
             self.meta_tokens.normal_(0, 1, generator=generator)
         for layer in self._layers():
-            layer.norm.initialise()
-            layer.mixer.initialise(generator, std, std / math.sqrt(len(self.layers)))
-        self.norm.initialise()
+            self.draw(layer, generator, std)
+        self.draw(self.norm, generator, std)
         if not self.config.tied:
-            self.head.weight.normal_(0, std, generator=generator)
+            self.draw(self.head, generator, std)
         return self
+
+    @torch.no_grad()
+    def draw(self, part: nn.Module, generator: torch.Generator, std: float | None = None) -> None:
+        """Draw the weights of one part of the model: the embedding, a layer, the norm or the head."""
+        std = std or math.sqrt(0.8 / self.config.hidden)
+        if isinstance(part, ResidualLayer):
+            part.norm.initialise()
+            part.mixer.initialise(generator, std, std / math.sqrt(len(self.layers)))
+        elif isinstance(part, nn.Embedding | Linear):
+            part.weight.normal_(0, std, generator=generator)
+        else:
+            cast(RMSNorm | LayerNorm1P, part).initialise()
 
     def _layers(self) -> Iterable[ResidualLayer]:
         return cast(Iterable[ResidualLayer], self.layers)
