@@ -1,7 +1,5 @@
 """Scores against a forward pass written out by hand, and the file they are kept in."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -81,6 +79,51 @@ def test_scores_equal_the_rule_spelled_out(after):
     scores.check(decoder.config)
 
 
+def read_by_projections(decoder, batch):
+    """What the projections back to the stream read of one sample, by layer, and their weights; mixers put together from their parts."""
+    read, stream = [], decoder.embedding(batch.ids)
+    with torch.no_grad():
+        for layer in decoder.layers:
+            u, mixer = layer.norm(stream), layer.mixer
+            if layer.mixer.config.kind == "mamba2":
+                x, out = mixer._whole(u @ mixer.in_proj.weight.T, batch, None), mixer.out_proj
+            elif layer.mixer.config.kind == "mlp":
+                x, out = torch.relu(u @ mixer.up_proj.weight.T) ** 2, mixer.down_proj
+            else:
+                q, k, v = ((u @ proj.weight.T).numpy() for proj in (mixer.q_proj, mixer.k_proj, mixer.v_proj))
+                x, out = torch.from_numpy(attended(q, k, v, batch)), mixer.o_proj
+            read.append((x.numpy(), out.weight.numpy()))
+            stream = stream + x @ out.weight.T
+    return read
+
+
+def test_fluctuation_is_variance_over_all_tokens_times_the_squared_norm_of_the_column():
+    decoder, samples = small_decoder(), [small_batch(seed) for seed in range(3)]
+    with_attention = score(decoder, samples, fluctuation=("mlp", "attention", "mamba2"))
+    read = [read_by_projections(decoder, batch) for batch in samples]
+    for index, (found, means) in enumerate(zip(with_attention.within, with_attention.means, strict=True)):
+        tokens, weight = np.concatenate([each[index][0] for each in read]), read[0][index][1]
+        (axes,) = means
+        np.testing.assert_allclose(found[axes].ravel() ** 2, tokens.var(0) * (weight**2).sum(0), rtol=1e-9)
+        np.testing.assert_allclose(means[axes].ravel(), tokens.mean(0), rtol=1e-9, atol=1e-12)
+
+
+def test_fluctuation_of_some_kinds_leaves_others_as_they_are():
+    decoder, samples = small_decoder(), [small_batch(seed) for seed in range(2)]
+    plain, mixed = score(decoder, samples), score(decoder, samples, fluctuation=("mlp",))
+    assert (mixed.fluctuation, [list(each) for each in mixed.means]) == (("mlp",), [[], ["ffn"], [], [], ["ffn"]])
+    for index, kind in enumerate("M-*M-"):
+        for axes, array in plain.within[index].items():
+            assert np.array_equal(mixed.within[index][axes], array) == (kind != "-")
+    with pytest.raises(ConfigError, match="of the kinds mamba2, mlp, attention; got 'moe'"):
+        score(decoder, samples, fluctuation=("moe",))
+
+
+def test_tokens_are_counted():
+    batch = Batch.of([torch.tensor([3, 3, 30]), torch.tensor([0])])
+    assert score(small_decoder(), [batch, batch]).vocab.tolist() == [2, 0, 0, 4, *[0] * 26, 2]
+
+
 def test_no_hook_stays_behind_and_nothing_wants_a_gradient():
     decoder = small_decoder()
     score(decoder, [small_batch()])
@@ -131,13 +174,15 @@ def test_the_sample_is_named():
 
 
 def test_saved_and_read_again(tmp_path):
-    scores = score(small_decoder(), [small_batch()], made_from={"checkpoint": "ab", "calibration": "cd"})
-    scores = replace(scores, layers=np.arange(5.0), layers_by="mse")
+    scores = score(small_decoder(), [small_batch()], fluctuation=("mlp",), made_from={"checkpoint": "ab", "calibration": "cd"})
+    scores = scores.with_layers({"mse": np.arange(5.0), "kl": np.arange(5.0) ** 2}, "mse")
     scores.save(tmp_path / "scores")
     again = Scores.load(tmp_path / "scores", {"checkpoint": "ab"})
     np.testing.assert_array_equal(again.hidden, scores.hidden)
     np.testing.assert_array_equal(again.layers, scores.layers)
-    for found, expected in zip(again.within, scores.within, strict=True):
+    np.testing.assert_array_equal(again.vocab, scores.vocab)
+    assert again.removals["kl"].tolist() == [0, 1, 4, 9, 16] and again.fluctuation == ("mlp",)
+    for found, expected in zip([*again.within, *again.means], [*scores.within, *scores.means], strict=True):
         assert found.keys() == expected.keys()
         for name in found:
             np.testing.assert_array_equal(found[name], expected[name])

@@ -1,12 +1,17 @@
 """Layer importance against students that are really cut and run whole."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tests.compress.oracles import small_batch, small_decoder
 
-from amaru.compress import Cut, cut_decoder, iterative_layer_scores, layer_scores
+from amaru.compress import Cut, cut_decoder, iterative_layer_scores, layer_scores, removals
 from amaru.errors import CheckpointError, ConfigError, DataError
+from amaru.models import Decoder, DecoderConfig
+from amaru.nn import MLP
+from amaru.nn.hybrid_head import HybridHead
 
 
 def distance(parent, student, batch, metric):
@@ -17,10 +22,11 @@ def distance(parent, student, batch, metric):
         return float(np.mean([sum(a * np.log(a / b) for a, b in zip(*rows, strict=True)) for rows in zip(p, q, strict=True)]))
 
 
-def brute_force(parent, samples, metric, kept):
+def brute_force(parent, samples, metric, kept, whole=None):
+    """`kept` layers, each cut out of the `whole` (None: of just these)."""
     scores = {}
     for layer in kept:
-        student = cut_decoder(parent, Cut(tuple(other for other in kept if other != layer)))
+        student = cut_decoder(parent, Cut(tuple(other for other in whole or kept if other != layer)))
         scores[layer] = np.mean([distance(parent, student, batch, metric) for batch in samples])
     return scores
 
@@ -32,10 +38,31 @@ def test_scores_equal_cutting_each_layer_out(metric):
     np.testing.assert_allclose(layer_scores(parent, samples, metric), [expected[layer] for layer in range(6)], rtol=1e-8)
 
 
-def test_kl_is_the_same_in_pieces():
+def test_both_metrics_come_from_one_pass():
+    parent, samples = small_decoder("M-*M-M"), [small_batch(seed) for seed in (0, 1)]
+    both = removals(parent, samples)
+    for metric in ("mse", "kl"):
+        np.testing.assert_array_equal(both[metric], layer_scores(parent, samples, metric))
+
+
+def test_a_layer_whose_cache_others_read_cannot_go_alone():
+    """Hymba: the second and third of these layers read keys and values of the first."""
+    own = HybridHead(query_heads=4, kv_heads=2, qk_channels=4, v_channels=6, state=3, rank=5)
+    layers = (own, replace(own, shares_kv=True), replace(own, shares_kv=True), own, MLP(ffn=7))
+    parent = Decoder(DecoderConfig(vocab=31, hidden=20, layers=layers, meta_tokens=3)).initialise(0).double()
+    scores = layer_scores(parent, [small_batch()])
+    assert np.isinf(scores[0])
+    expected = brute_force(parent, [small_batch()], "mse", range(1, 5), whole=range(5))
+    np.testing.assert_allclose(scores[1:], list(expected.values()), rtol=1e-8)
+    ranks = iterative_layer_scores(parent, [small_batch()], floors={"hybrid_head": 1})
+    assert ranks[0] > min(ranks[1:3])  # whoever reads the cache goes first, if anybody goes
+
+
+def test_kl_is_the_same_in_pieces(monkeypatch):
     """More tokens than one chunk of logits holds."""
     parent, batch = small_decoder("M-"), small_batch()
     long = type(batch).of([torch.randint(31, (1500,), generator=torch.Generator().manual_seed(3))])
+    monkeypatch.setattr("amaru.compress.removal.LOGITS", 31 * 400)
     expected = [distance(parent, cut_decoder(parent, Cut((other,))), long, "kl") for other in (1, 0)]
     np.testing.assert_allclose(layer_scores(parent, [long], "kl"), expected, rtol=1e-8)
 
