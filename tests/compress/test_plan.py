@@ -82,7 +82,8 @@ def test_a_candidate_becomes_a_student_of_its_shape(scores):
 def test_saved_and_read_again(tmp_path, scores):
     config = small_config()
     wanted = sizes(config, layers=(0, 1, 4), hidden=12, ffn=6, head=2, channel=3)
-    plan = Plan(candidate=wanted, cut=cut_for(wanted, config, scores), budget=Budget(parameters=5000), made_from={"checkpoint": "ab"})
+    cut = cut_for(wanted, config, scores)
+    plan = Plan(parent=config, candidate=wanted, cut=cut, budget=Budget(parameters=5000), made_from={"checkpoint": "ab"})
     plan.save(tmp_path / "plan")
     again = Plan.load(tmp_path / "plan", {"checkpoint": "ab"})
     assert (again.candidate, again.budget, again.made_from, again.cut.layers) == (wanted, plan.budget, plan.made_from, (0, 1, 4))
@@ -95,7 +96,7 @@ def test_saved_and_read_again(tmp_path, scores):
 
 def test_a_plan_may_drop_layers_only(tmp_path, scores):
     wanted = sizes(small_config(), layers=(0, 2))
-    plan = Plan(candidate=wanted, cut=cut_for(wanted, small_config(), scores), budget=Budget(parameters=5000), made_from={})
+    plan = Plan(parent=small_config(), candidate=wanted, cut=cut_for(wanted, small_config(), scores), made_from={})
     plan.save(tmp_path / "plan")
     assert cut_config(small_config(), Plan.load(tmp_path / "plan").cut) == wanted.config
 

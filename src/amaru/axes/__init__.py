@@ -8,7 +8,7 @@ from amaru.axes.axis import Axes, Axis
 from amaru.axes.expression import Expression, parse, part, size
 from amaru.axes.layout import Layout, TensorSpec
 from amaru.axes.repack import part_rows, repack
-from amaru.axes.selection import Selection, Selections, keep, shard
+from amaru.axes.selection import Selection, Selections, keep, keep_by_position, recheck, shard
 from amaru.axes.surviving import surviving_rows
 
 __all__ = [
@@ -20,9 +20,11 @@ __all__ = [
     "Selections",
     "TensorSpec",
     "keep",
+    "keep_by_position",
     "parse",
     "part",
     "part_rows",
+    "recheck",
     "repack",
     "shard",
     "size",

@@ -16,7 +16,7 @@ class Axis:
     rows: a selection may keep other indices under each of them, but always equally many. `scope` is the reach
     of one selection: every layer chooses its own ("layer"), or all tensors of the network share one ("network").
     `fixed` axes keep their order and size (convolution taps); the others may be permuted under their parents
-    without changing the function, which a test proves for every layer.
+    without changing the function, which a test proves for every layer. At least `least` indices are kept of a free one.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Axis:
     parents: tuple[str, ...] = ()
     scope: Scope = "layer"
     fixed: bool = False
+    least: int = 1
 
 
 Axes = dict[str, Axis]

@@ -95,6 +95,15 @@ def size(expression: Expression, axes: Axes) -> int:
             return sum(size(part, axes) for part in parts)
 
 
+def names(expression: Expression) -> set[str]:
+    """The axes that the expression speaks of."""
+    match expression:
+        case Leaf(axis):
+            return {axis}
+        case Product(inner) | Concat(_, inner):
+            return set().union(*map(names, inner))
+
+
 def part(expression: Expression, name: str, axes: Axes) -> tuple[slice, Expression]:
     """The rows of one named part of a concatenation, and what it is made of."""
     assert isinstance(expression, Concat), f"{expression} has no parts"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from amaru.axes.axis import Axes
-from amaru.axes.expression import Expression, parse, size
+from amaru.axes.expression import Expression, names, parse, size
 from amaru.axes.selection import Selections
 from amaru.axes.surviving import surviving_rows
 
@@ -30,6 +30,11 @@ class Layout:
         """For each dimension the rows that survive, or None where all stay as they are."""
         rows = (surviving_rows(dimension, axes, selections) for dimension in self.dimensions)
         return tuple(None if np.array_equal(kept, np.arange(n)) else kept for kept, n in zip(rows, self.shape(axes), strict=True))
+
+    @property
+    def axes(self) -> set[str]:
+        """The axes that the tensor is made of."""
+        return set().union(*map(names, self.dimensions))
 
     def __str__(self) -> str:
         return " ".join(f"[{dimension}]" for dimension in self.dimensions)

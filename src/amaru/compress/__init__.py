@@ -6,11 +6,14 @@ distillation of a student, which the search takes as callables. Imports models, 
 
 from amaru.compress.budget import Budget
 from amaru.compress.candidate import Candidate
+from amaru.compress.halfway import Halfway
 from amaru.compress.importance import score
-from amaru.compress.plan import Plan, cut_for
-from amaru.compress.removal import iterative_layer_scores, layer_scores
+from amaru.compress.plan import Plan
+from amaru.compress.ranking import Ranking, cut_for, sorted_by_rank
+from amaru.compress.removal import iterative_layer_scores, layer_scores, removals
 from amaru.compress.scores import Scores
 from amaru.compress.search import Contender, Outcome, Ranked, judge, rank_zero_shot, shortlist
+from amaru.compress.shape import shaped
 from amaru.compress.space import Enumeration, SearchSpace, enumerate_candidates
 from amaru.compress.store import CandidateStore
 from amaru.compress.surgery import Cut, Surgery, cut_checkpoint, cut_config, cut_decoder
@@ -22,9 +25,11 @@ __all__ = [
     "Contender",
     "Cut",
     "Enumeration",
+    "Halfway",
     "Outcome",
     "Plan",
     "Ranked",
+    "Ranking",
     "Scores",
     "SearchSpace",
     "Surgery",
@@ -37,6 +42,9 @@ __all__ = [
     "judge",
     "layer_scores",
     "rank_zero_shot",
+    "removals",
     "score",
+    "shaped",
     "shortlist",
+    "sorted_by_rank",
 ]

@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amaru.axes import Axes, Selection, Selections, keep
+from amaru.axes import Axes, Selection, Selections, TensorSpec, recheck
+from amaru.data.narrow import narrowed
+from amaru.data.tokenizer import Tokenizer
 from amaru.errors import ConfigError
 from amaru.models import cost
 from amaru.models.checkpoint import Checkpoint, assemble, write
 from amaru.models.decoder import Decoder, DecoderConfig
+from amaru.nn.layer import LayerConfig
 
 Read = Callable[[str], Tensor]
 
@@ -42,17 +45,18 @@ class Cut:
 def cut_config(config: DecoderConfig, cut: Cut) -> DecoderConfig:
     """`cut_config(parent, cut)`: the student's shape, from sizes alone.
 
-    Raises `ConfigError` for layers that are missing, twice or out of order, axes the model does not have, selections
-    that do not fit their axis, sizes that a layer cannot have, and layers that share a cache but are not cut alike.
+    Raises `ConfigError` for layers that are missing, twice or out of order, axes that the model does not have or no tensor is made
+    of, selections that do not fit their axis, sizes that a layer cannot have, and layers that share a cache but are not cut alike.
     """
     _check_layers(config, cut)
-    _check_selections("The network", config.axes(), cut.network)
+    _check_selections("The network", config.axes(), config.network_tensors(), cut.network)
     for index, selections in cut.within.items():
-        _check_selections(f"Layer {index} ({config.layers[index].kind})", config.layers[index].axes(), selections)
+        layer = config.layers[index]
+        _check_selections(_named(config, index), layer.axes(), layer.tensors(), selections)
     _check_shared_caches(config, cut)
     sizes = _sizes(config.axes(), cut.network)
-    layers = (config.layers[index].resized(_sizes(config.layers[index].axes(), cut.of(index))) for index in cut.layers)
-    return replace(config, vocab=sizes["vocab"], hidden=sizes["hidden"], layers=tuple(layers))  # type: ignore[arg-type]
+    layers = tuple(_resized(config, index, cut) for index in cut.layers)
+    return replace(config, vocab=sizes["vocab"], hidden=sizes["hidden"], layers=layers)  # type: ignore[arg-type]
 
 
 class Surgery:
@@ -117,16 +121,19 @@ def cut_decoder(decoder: Decoder, cut: Cut) -> Decoder:
     return student
 
 
-def cut_checkpoint(path: str | Path, cut: Cut, out: str | Path, tokenizer: object | None = None) -> DecoderConfig:
+def cut_checkpoint(path: str | Path, cut: Cut, out: str | Path, tokenizer: Tokenizer | None = None) -> DecoderConfig:
     """`cut_checkpoint("parent", cut, "student", tokenizer)`: from disk to disk, holding one tensor at a time.
 
-    The student is opened again at the end, which checks every name and shape against its own config.json.
-    Raises `CheckpointError` when the parent cannot be read or the format cannot say the student's shape.
+    `tokenizer` is the parent's; where the cut drops tokens the student gets one without them. The student is opened again at the end,
+    which checks every name and shape against its own config.json. Raises `CheckpointError` when the parent cannot be read or the format
+    cannot say the student's shape, `DataError` when the tokenizer cannot do without the tokens that are dropped.
     """
     if Path(path).resolve() == Path(out).resolve():
         raise ConfigError(f"The student would take the place of its parent {path}; give another --out.")
     parent = Checkpoint(path)
     surgery = Surgery(parent.config, cut)
+    if tokenizer is not None and "vocab" in cut.network:
+        tokenizer = narrowed(tokenizer, cut.network["vocab"].indices.tolist())
     write(out, surgery.config, surgery.reader(parent.read), lambda name: parent.dtype(surgery.origin(name)), tokenizer)
     written = Checkpoint(out).config
     assert written == surgery.config, f"{out} reads as {written}, not {surgery.config}"
@@ -137,6 +144,18 @@ def _sizes(axes: Axes, selections: Selections) -> dict[str, int]:
     return {name: selections[name].kept if name in selections else axis.size for name, axis in axes.items()}
 
 
+def _named(config: DecoderConfig, index: int) -> str:
+    return f"Layer {index} ({config.layers[index].kind})"
+
+
+def _resized(config: DecoderConfig, index: int, cut: Cut) -> LayerConfig:
+    layer = config.layers[index]
+    try:
+        return layer.resized(_sizes(layer.axes(), cut.of(index)))
+    except ConfigError as error:
+        raise ConfigError(f"{_named(config, index)}: {error}") from None
+
+
 def _check_layers(config: DecoderConfig, cut: Cut) -> None:
     last = len(config.layers) - 1
     if not cut.layers or list(cut.layers) != sorted(set(cut.layers)) or cut.layers[0] < 0 or cut.layers[-1] > last:
@@ -145,12 +164,12 @@ def _check_layers(config: DecoderConfig, cut: Cut) -> None:
         raise ConfigError(f"Cut.within selects inside the layers {dropped}, which the same cut drops.")
 
 
-def _check_selections(owner: str, axes: Axes, selections: Selections) -> None:
+def _check_selections(owner: str, axes: Axes, tensors: dict[str, TensorSpec], selections: Selections) -> None:
     for name, selection in selections.items():
-        if name not in axes:
+        if name not in axes or not any(name in spec.layout.axes for spec in tensors.values()):
             raise ConfigError(f"{owner} has no axis '{name}' to cut; it has: {', '.join(axes)}.")
         try:
-            keep(axes[name], selection.indices, axes)
+            recheck(selection, axes[name], axes)
         except ConfigError as error:
             raise ConfigError(f"{owner}: {error}") from None
 
@@ -162,9 +181,14 @@ def _check_shared_caches(config: DecoderConfig, cut: Cut) -> None:
             continue
         if source not in cut.layers:
             raise ConfigError(f"The cut keeps layer {index}, which reads keys and values of layer {source}, but drops that one.")
-        for name in ("kv_group", "qk_channel", "v_channel"):
+        for name in sorted(bound_axes(config.layers[source])):
             if not _equal(cut.of(index).get(name), cut.of(source).get(name)):
                 raise ConfigError(f"Layers {source} and {index} share keys and values, so their {name} must be cut alike.")
+
+
+def bound_axes(owner: LayerConfig) -> set[str]:
+    """The axes of a layer's keys and values, which all layers that read them have in common."""
+    return set().union(*(spec.layout.axes for spec in owner.cache_tensors().values()))
 
 
 def _equal(one: Selection | None, other: Selection | None) -> bool:

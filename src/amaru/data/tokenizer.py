@@ -52,7 +52,7 @@ class Tokenizer:
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special[0], "eos_token": special[0]}
         config |= {"pad_token": special[1]} if len(special) > 1 else {}
         config |= {"clean_up_tokenization_spaces": False, "model_max_length": int(1e30)}  # what transformers writes for "no limit"
-        return cls._of(backend, {"tokenizer_config.json": json.dumps(config, indent=2)})
+        return cls.of(backend, {"tokenizer_config.json": json.dumps(config, indent=2)})
 
     @classmethod
     def load(cls, directory: str | Path) -> "Tokenizer":
@@ -66,10 +66,11 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"{path} is not a tokenizer that can be read: {error}.") from None
         found = [directory / name for name in COMPANIONS]
-        return cls._of(backend, {file.name: file.read_text(encoding="utf-8") for file in found if file.is_file()})
+        return cls.of(backend, {file.name: file.read_text(encoding="utf-8") for file in found if file.is_file()})
 
     @classmethod
-    def _of(cls, backend: Backend, companions: dict[str, str]) -> "Tokenizer":
+    def of(cls, backend: Backend, companions: dict[str, str]) -> "Tokenizer":
+        """A backend and the files beside it, by name; lengths are not limited, and special tokens not read out of text."""
         backend.no_truncation()  # some published files carry a length limit, which would cut documents silently
         backend.no_padding()
         backend.encode_special_tokens = True
@@ -79,14 +80,14 @@ class Tokenizer:
         """The same tokenizer with more control tokens behind all that it has; its model needs `vocab_size` rows then."""
         backend = Backend.from_str(self.backend.to_str())
         backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
-        return self._of(backend, self.companions)
+        return self.of(backend, self.companions)
 
     def with_chat(self, template: str, end_of_turn: str) -> "Tokenizer":
         """The same tokenizer with a chat template, whose answers end with `end_of_turn`: from now on that is what ends a text."""
         config = json.loads(self.companions.get("tokenizer_config.json", "{}"))
         config = {name: value for name, value in config.items() if name != "chat_template"} | {"eos_token": end_of_turn}
         said = {"tokenizer_config.json": json.dumps(config, indent=2), "chat_template.jinja": template}
-        return self._of(self.backend, self.companions | said)
+        return self.of(self.backend, self.companions | said)
 
     def save(self, directory: str | Path) -> None:
         """Write the files that `transformers.AutoTokenizer` reads."""
@@ -104,6 +105,19 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """The text of the ids, special tokens written out."""
         return self.backend.decode(ids, skip_special_tokens=False)
+
+    def difference(self, other: "Tokenizer") -> str | None:
+        """`"token 17 is 'Ġthe' here and 'ing' there"`: the first thing in which two tokenizers differ; None when they give the same ids."""
+        mine, theirs = ({index: token for token, index in each.backend.get_vocab().items()} for each in (self, other))
+        for index in sorted(mine.keys() | theirs.keys()):
+            if mine.get(index) != theirs.get(index):
+                said = [repr(names[index]) if index in names else "none" for names in (mine, theirs)]
+                return f"token {index} is {said[0]} in the first and {said[1]} in the second"
+        if self.eos_id != other.eos_id:
+            return f"texts end with token {self.eos_id} in the first and {other.eos_id} in the second"
+        one, two = (json.loads(each.backend.to_str()) for each in (self, other))
+        parts = [name for name in sorted(one.keys() | two.keys()) if one.get(name) != two.get(name)]
+        return f"their vocabularies are equal, but not how they cut text ({', '.join(parts)})" if parts else None
 
     @cached_property
     def vocab_size(self) -> int:

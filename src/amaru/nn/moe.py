@@ -56,11 +56,13 @@ class MoE(LayerConfig):
         return self.top_groups * (self.experts // self.groups)
 
     def axes(self) -> Axes:
-        group = {"expert_group": Axis(name="expert_group", size=self.groups)} if self.groups > 1 else {}
+        group = {"expert_group": Axis(name="expert_group", size=self.groups, least=self.top_groups)} if self.groups > 1 else {}
         latent = {"latent": Axis(name="latent", size=self.latent)} if self.latent else {}
         return {
             **group,
-            "expert": Axis(name="expert", size=self.experts // self.groups, parents=tuple(group)),
+            "expert": Axis(
+                name="expert", size=self.experts // self.groups, parents=tuple(group), least=max(2, -(-self.top_k // self.top_groups))
+            ),
             "expert_ffn": Axis(name="expert_ffn", size=self.ffn),
             "shared_ffn": Axis(name="shared_ffn", size=self.shared_ffn),
             **latent,
