@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.models.random_models import random_config, random_model
 
 from amaru.errors import BackendError, ConfigError
@@ -12,8 +13,11 @@ from amaru.models import roofline
 from amaru.models.checkpoint import save
 from amaru.models.cost import Workload
 from amaru.models.devices import Device, Machine
+from amaru.precision.scheme import Scheme
+from amaru.recipes.bench import beside
 from amaru.recipes.bench.infer import Bench, run
 from amaru.recipes.bench.limits import product_rate, read_rate
+from amaru.recipes.quantize import Job, QuantizeRecipe
 
 DEVICE = Device(name="here", memory=2**30, bandwidth=1e9, flops={"bf16": 1e9, "fp32": 1e9})
 BENCH = Bench(prefill=(9,), decode=(1, 3), context=5, steps=2, repeats=1)
@@ -45,3 +49,19 @@ def test_a_peer_that_fails_or_is_unknown_is_told(checkpoint: Path, tmp_path: Pat
 def test_rates_of_this_machine_are_believable() -> None:
     assert 1e8 < read_rate(2**26) < 1e13
     assert 1e8 < product_rate(torch.float32, 256) < 1e15
+
+
+def test_a_copy_in_codes_is_measured_beside_its_original(checkpoint: Path, tmp_path: Path) -> None:
+    Job(QuantizeRecipe(checkpoint=str(checkpoint), out=str(tmp_path / "codes"), scheme=Scheme(to="int4"))).run()
+    turns: list[str] = []
+    found = beside.run([checkpoint, tmp_path / "codes"], BENCH, lambda text: turns.append(text.partition(":")[0]))
+    original, codes = found.columns
+    assert list(original.rates) == list(codes.rates) == ["prefill 9", "decode 1", "decode 3"]
+    assert set(original.ratios.values()) == {1.0}
+    assert codes.ratios == {name: pytest.approx(rate / original.rates[name]) for name, rate in codes.rates.items()}
+    assert original.codes == 0 < codes.codes
+    for column in found.columns:
+        held = sum(tensor.nbytes for tensor in load_file(Path(column.checkpoint) / "model.safetensors").values())
+        assert column.codes + column.numbers == held
+    order = [name for index, name in enumerate(turns) if not index or name != turns[index - 1]]
+    assert order == [str(checkpoint), str(tmp_path / "codes")] * beside.ROUNDS

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
+from tests.serve.teaching import taught
 from tests.serve.test_engine import Collected, everything_is_given_back, run
 from tests.serve.test_exact import cast
 from tests.serve.test_speculation import blurred
@@ -41,16 +41,8 @@ def decoder() -> Decoder:
     layers = {"M": Mamba2(heads=4, channels=8, groups=2, state=16), "*": Attention(query_heads=4, kv_heads=2, channels=8)}
     stack = layers_from_pattern("M-*-", layers | {"-": MLP(ffn=96)})
     decoder, draw = Decoder(DecoderConfig(vocab=VOCAB, hidden=48, layers=stack)).initialise(0), random.Random(1)
-    optimiser = torch.optim.AdamW(decoder.parameters(), lr=0.01)
-    for _ in range(60):
-        batch = Batch.of([torch.tensor(told_from(draw.randrange(108), 60)) for _ in range(6)])
-        kept = torch.ones(len(batch.ids) - 1, dtype=torch.bool).index_fill(0, batch.cu_seqlens[1:-1] - 1, False)
-        loss = F.cross_entropy(decoder(batch)[:-1][kept], batch.ids[1:][kept])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 0.5, "nothing was learnt"
-    return decoder.requires_grad_(False)
+    batches = (Batch.of([torch.tensor(told_from(draw.randrange(108), 60)) for _ in range(6)]) for _ in range(60))
+    return taught(decoder, batches, loss_at_most=0.5)
 
 
 def values(told: Collected) -> list[float]:

@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 import torch
-import torch.nn.functional as F
 from tests.models.random_models import random_config, random_hymba, random_ids, random_llama, random_model
+from tests.serve.teaching import taught
 from tests.serve.test_engine import Collected, everything_is_given_back, run
 
 from amaru.data.tokenizer import Tokenizer
@@ -36,30 +36,21 @@ def phrases(vocab: int, length: int, seed: int) -> list[int]:
     return [word for _ in range(length) for word in draw.choice(sentences)]
 
 
-def taught(decoder: Decoder) -> Decoder:
+def taught_phrases(decoder: Decoder) -> Decoder:
     """It knows the sentences, and not which comes next."""
     texts = [torch.tensor(phrases(decoder.config.vocab, 6, seed)) for seed in range(40)]
-    optimiser = torch.optim.AdamW(decoder.parameters(), lr=0.01)
-    for step in range(40):
-        batch = Batch.of(texts[step % 5 * 8 :][:8])
-        kept = torch.ones(len(batch.ids) - 1, dtype=torch.bool).index_fill(0, batch.cu_seqlens[1:-1] - 1, False)
-        loss = F.cross_entropy(decoder(batch)[:-1][kept], batch.ids[1:][kept])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 2.5, "nothing was learnt"
-    return decoder.requires_grad_(False)
+    return taught(decoder, (Batch.of(texts[step % 5 * 8 :][:8]) for step in range(40)), loss_at_most=2.5)
 
 
 @pytest.fixture(scope="module", params=["nemotron_h", "hymba", "llama"])
 def decoder(request: pytest.FixtureRequest) -> Decoder:
     configs = {"nemotron_h": random_config(0, "MM-*-M"), "hymba": random_hymba(1), "llama": random_llama(2)}
-    return taught(random_model(configs[request.param], 0))
+    return taught_phrases(random_model(configs[request.param], 0))
 
 
 @pytest.fixture(scope="module")
 def hybrid() -> Decoder:
-    return taught(random_model(random_config(0, "MM-*-M"), 0))
+    return taught_phrases(random_model(random_config(0, "MM-*-M"), 0))
 
 
 @torch.no_grad()
