@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from amaru.cli import shards
+from amaru.cli import artifacts, shards
 from amaru.cli.output import JsonFlag, emit
 from amaru.errors import ConfigError
 from amaru.report.numbers import count, percent
@@ -23,7 +23,7 @@ NORMS = {"rmsnorm": "RMSNorm", "layernorm1p": "LayerNorm1P"}
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A checkpoint directory, or a preset such as nemotron-h-8b.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint directory, a preset such as nemotron-h-8b, or a file of scores or a plan.")],
     axes: Annotated[
         int | None, typer.Option(metavar="LAYER", help="Also list the tensors of this layer and the axes they are made of.")
     ] = None,
@@ -39,6 +39,9 @@ def command(
     """
     from amaru.models.families import config_of
 
+    if artifacts.is_one(model):
+        emit(artifacts.describe(model), json=json, people=artifacts.show)
+        return
     config = config_of(model)
     facts = {"model": model, **describe(config, axes), "codes": _codes(model, config)}
     if processes is not None:

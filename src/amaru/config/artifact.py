@@ -67,6 +67,15 @@ class Artifact:
                 )
 
 
+def kind_of(path: str | Path) -> str | None:
+    """What kind of artifact a file holds; None when it is none."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return json.loads((file.metadata() or {})["amaru"])["kind"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
 def fingerprint_bytes(*parts: bytes | str) -> str:
     """A short hash (16 hex digits of SHA-256) of what determined a result."""
     digest = hashlib.sha256()
