@@ -32,6 +32,15 @@ def count(flag: str, text: str | None) -> int | None:
         raise ConfigError(f"{flag}: {error}") from None
 
 
+def in_precision(name: str | None, settings: list[str]) -> dict[str, Any]:
+    """What --precision bf16, fp32 or fp8 sets."""
+    if name not in (None, "bf16", "fp32", "fp8"):
+        raise ConfigError(f"--precision is bf16, fp32 or fp8; got '{name}'.")
+    if name in ("bf16", "fp32") and any(setting.startswith("fp8") for setting in settings):
+        raise ConfigError(f"Settings of fp8 have no effect with --precision {name}; leave them out, or give --precision fp8.")
+    return {"learning.dtype": "bf16" if name == "fp8" else name, "fp8": {} if name == "fp8" else None}
+
+
 def print_forecast(facts: Mapping[str, Any], console: Console) -> None:
     """A dry run for people: YAML that `--recipe` reads back."""
     console.print(yaml.safe_dump(dict(facts), sort_keys=False, allow_unicode=True).rstrip(), soft_wrap=True)

@@ -32,8 +32,13 @@ class TrainingBatch:
     epoch: int
 
     @property
+    def counted(self) -> Tensor:
+        """bool [T]: which tokens have a target."""
+        return self.targets != IGNORED
+
+    @property
     def target_tokens(self) -> int:
-        return int((self.targets != IGNORED).sum())
+        return int(self.counted.sum())
 
     def to(self, device: torch.device | str) -> "TrainingBatch":
         moved = {name: getattr(self, name).to(device) for name in ("ids", "targets", "positions", "cu_seqlens")}

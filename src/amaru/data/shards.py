@@ -27,7 +27,7 @@ from amaru.errors import ArtifactError, DataError
 
 KIND, SCHEMA = "prepared text", 1
 RECORD = "data.json"
-DTYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "I64": np.int64}
+DTYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "I64": np.int64, "F16": np.float16, "F32": np.float32}
 SCANNED_AT_ONCE = 2**24  # tokens
 
 
@@ -162,7 +162,7 @@ def mapped(path: Path, name: str) -> np.ndarray:
         entry = json.loads(file.read(size))[name]
     first, end = entry["data_offsets"]
     if 8 + size + end > path.stat().st_size:
-        raise ArtifactError(f"{path} is cut short; delete it and run `amaru data prepare` again.")
+        raise ArtifactError(f"{path} is cut short; delete it and run the same command again.")
     dtype = DTYPES[entry["dtype"]]
     return np.memmap(path, dtype, "r", 8 + size + first, tuple(entry["shape"])) if end > first else np.empty(0, dtype)
 

@@ -17,6 +17,10 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(rows, cols))
         self.register_parameter("bias", nn.Parameter(torch.zeros(rows)) if bias else None)
 
+    def used(self) -> Tensor:
+        """The weight as products see it: itself, where no kind of training looks at it through something."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         if weight.dtype is not x.dtype:  # asked first: a cast that changes nothing still costs a microsecond

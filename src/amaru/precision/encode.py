@@ -47,8 +47,7 @@ def _eight(weight: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
 
 def _four(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
     rows, cols = weight.shape
-    width = width_of(cols)
-    groups = F.pad(weight, (0, width - cols)).view(rows, -1, group)
+    groups = F.pad(weight, (0, -cols % group)).view(rows, -1, group)
     largest = groups.gather(2, groups.abs().argmax(2, keepdim=True))
     whole = -largest / 8  # of that sign at which the largest number is -8, the code that has no opposite
     best, codes, scales = torch.full_like(largest, torch.inf), torch.zeros_like(groups), torch.zeros_like(largest)
@@ -61,5 +60,6 @@ def _four(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
             better = error < best
             best, codes, scales = torch.where(better, error, best), torch.where(better, tried, codes), torch.where(better, scale, scales)
             scale = (tried * groups).sum(2, keepdim=True) / tried.square().sum(2, keepdim=True).clamp_min(1)
-    numbers = (codes + 8).to(torch.uint8).view(rows, width)[:, :cols]
-    return pack(numbers), scales.squeeze(2).bfloat16()
+    numbers = (codes + 8).to(torch.uint8).view(rows, -1)[:, :cols]
+    behind = width_of(cols) // group - groups.shape[1]  # groups of nothing, up to whole blocks
+    return pack(numbers), F.pad(scales.squeeze(2).bfloat16(), (0, behind), value=-0.0)

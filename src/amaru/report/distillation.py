@@ -4,17 +4,22 @@ from pathlib import Path
 
 from amaru.config.records import read_record
 from amaru.report.figures import loss_curves
+from amaru.report.fp8_scales import scale_sections
 from amaru.report.numbers import decimals, percent
 from amaru.report.page import Card, Cards, Drawing, Page, Section, Table
 from amaru.report.training import against_tokens, metrics, provenance, thinned, validation_curves
 
-NAMES = {"teacher": "teacher", "before": "student before", "model": "student"}
+NAMES = {"teacher": "teacher", "before": "student before", "model": "student", "quantised": "student, quantised"}
+DIVERGENCES = {"forward_kl": "forward KL", "reverse_kl": "reverse KL", "jensen_shannon": "Jensen-Shannon"}
 
 
 def distillation_page(directory: Path) -> Page:
     """The page of `amaru distill`."""
     facts, steps = read_record(directory / "run.json"), metrics(directory / "model-training")
-    rows = {title: read_record(directory / f"quality-{name}.json") for name, title in NAMES.items()}
+    there = [name for name in NAMES if name != "quantised" or facts["recipe"]["quantise"]]
+    rows, terms = {NAMES[name]: read_record(directory / f"quality-{name}.json") for name in there}, facts["recipe"]["loss"]
+    many = terms["cross_entropy"] or terms["hidden"]
+    learned = "all terms of the loss" if many else f"{DIVERGENCES[terms['divergence']]}, nats"
     student, before = rows["student"], rows["student before"]
     cards = [
         Card("KL to the teacher", f"{student['teacher_kl']:.4f}", f"before {before['teacher_kl']:.4f}"),
@@ -34,12 +39,13 @@ def distillation_page(directory: Path) -> Page:
                 "Learning",
                 [
                     Drawing(
-                        loss_curves({"student": curve}, "tokens", "forward KL, nats"),
-                        "KL to the teacher of each step, averaged over neighbours.",
+                        loss_curves({"student": curve}, "tokens", learned),
+                        "The loss of each step, averaged over neighbours.",
                     ),
                     validation_curves({"student": steps}, "Loss on validation rows."),
                 ],
             ),
+            *scale_sections(directory / "model-training"),
             provenance(facts, read_record(directory / "steps.json")),
         ],
         footer=f"amaru {facts['amaru']}",
