@@ -97,6 +97,50 @@ def test_short_training_decides_and_the_two_rankings_are_compared(candidates, st
     assert trained[4:] == [(ranked[0].candidate, 500), (ranked[0].candidate, 900)]
 
 
+def test_the_better_half_goes_on_with_twice_the_tokens(candidates, store):
+    """Five contenders, three rounds: 5 at 100 tokens, 3 at 200, 2 at 400; the table has every round, and a stop costs nothing."""
+    ranked = rank_zero_shot(candidates, loss, store)[:5]
+    keys = [each.candidate.key for each in ranked]
+    losses = {100: [5.0, 4.0, 3.0, 2.0, 1.0], 200: [9.0, 9.0, 1.5, 1.0, 2.0], 400: [9.0, 9.0, 0.9, 1.0, 9.0]}
+    trained = []
+
+    def fit(candidate, tokens):
+        trained.append((keys.index(candidate.key), tokens))
+        if len(trained) == 7:
+            raise KeyboardInterrupt
+        return {"loss": losses[tokens][keys.index(candidate.key)]}
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(ranked, fit, 100, store, rounds=3)
+    outcome = judge(ranked, fit, 100, store, rounds=3)
+    assert trained == [(0, 100), (1, 100), (2, 100), (3, 100), (4, 100), (4, 200), (3, 200), (3, 200), (2, 200), (3, 400), (2, 400)]
+    assert [(keys.index(each.candidate.key), each.rank_before, [r["loss"] for r in each.rounds]) for each in outcome.contenders] == [
+        (2, 3, [3.0, 1.5, 0.9]),
+        (3, 4, [2.0, 1.0, 1.0]),
+        (4, 5, [1.0, 2.0]),
+        (1, 2, [4.0]),
+        (0, 1, [5.0]),
+    ]
+    assert outcome.winner.key == keys[2] and outcome.contenders[0].after == {"loss": 0.9}
+    until_one = judge(ranked, fit, 100, store, rounds=9)
+    assert len(until_one.contenders[0].rounds) == 3, "one that is left has nobody to be judged against"
+
+
+def test_ranking_by_something_else(candidates, store):
+    """Accuracy and agreement are best large, KL is best small; loss stays what finalists are judged by."""
+
+    def evaluate(candidate):
+        place = candidates.index(candidate)
+        agreement = math.nan if place == 1 else 0.1
+        return {"loss": float(place), "teacher_kl": abs(place - 3.0), "accuracy": place / 10, "teacher_agreement": agreement}
+
+    for by, best in (("loss", 0), ("teacher_kl", 3), ("accuracy", len(candidates) - 1), ("teacher_agreement", 0)):
+        ranked = rank_zero_shot(candidates, evaluate, store, by=by)
+        assert ranked[0].candidate is candidates[best], by
+        assert shortlist(ranked, 3)[0] is ranked[0]
+    assert ranked[-1].candidate is candidates[1]
+
+
 def test_one_contender_has_no_agreement(candidates, store):
     assert judge(rank_zero_shot(candidates, loss, store)[:1], lambda candidate, tokens: {"loss": 1.0}, 1, store).kendall_tau is None
 

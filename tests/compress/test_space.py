@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from amaru.compress import Budget, Scores, SearchSpace, enumerate_candidates
-from amaru.compress.space import spread
+from amaru.compress.divisors import Divisors
+from amaru.compress.space import shapes, spread
 from amaru.errors import BudgetError, ConfigError
 from amaru.models import DecoderConfig, cost
 from amaru.models.cost import Workload
@@ -71,9 +72,13 @@ def test_default_grids():
         "mlp": [2, 3],
         "attention": [1],
         "hidden": [32, 48, 64],
+        "group": [2],
         "head": [3, 4],
         "channel": [16],
+        "state": [16],
         "ffn": [48, 64, 80, 96],
+        "kv_group": [2],
+        "query": [2],
     }
     assert found.fitting == found.shapes - 1  # all but the parent
 
@@ -86,8 +91,65 @@ def test_the_8b_space_is_counted_quickly_and_holds_the_4b():
     found = enumerate_candidates(parent, scores_for(parent), Budget(parameters=4_500_000_000), space)
     assert presets()["nemotron-h-4b"] in [candidate.config for candidate in found.candidates]
     assert next(c for c in found.candidates if c.config.hidden == 3072 and c.shape["head"] == 14).describe() == (
-        "52 layers (24M 24- 4*), hidden 3072, 112 heads x 64, 8 groups, state 128, ffn 12288"
+        "52 layers (24M 24- 4*), hidden 3072, 112 heads x 64, 8 groups, state 128, ffn 12288, 32 query heads, 8 KV heads x 128"
     )
+
+
+class Clocks:
+    """Times in closed form that add up over layers: by parameters, and by the bytes that sequences keep."""
+
+    def prefill(self, config):
+        return 1e-6 * cost.parameters(config), 2e-6 * config.hidden
+
+    def decode(self, config, batch):
+        return 1e-8 * cost.parameters(config), 1e-8 * cost.memory(config, replace(WORKLOAD, batch=batch)).sequences
+
+    def describe(self):
+        return "by hand"
+
+
+def by_hand(config, budget):
+    """Times of one shape; the batch of its throughput by trying every one."""
+    use = budget.workload
+    fitting = [b for b in range(1, budget.most_batch + 1) if cost.memory(config, replace(use, batch=b)).total <= budget.usable]
+    batch = max(fitting, default=0)
+    prefill, decode = max(Clocks().prefill(config)), max(Clocks().decode(config, use.batch))
+    return prefill, decode, batch / max(Clocks().decode(config, max(1, batch))), batch
+
+
+def test_every_limit_at_once_equals_nested_loops():
+    budget = Budget(
+        memory=400_000, reserve=50_000, prefill=0.1, decode=0.001, throughput=5_000.0, workload=WORKLOAD, prompt=9, most_batch=11
+    )
+    found = shapes(PARENT, budget, SPACE, Clocks())
+    expected = []
+    for _, config, _, memory in nested_loops():
+        prefill, decode, throughput, batch = by_hand(config, budget)
+        met = (memory <= 350_000, prefill <= 0.1, decode <= 0.001, throughput >= 5_000.0)
+        expected.append((memory, prefill, decode, throughput, batch, all(met)))
+    expected.sort()
+    costs = zip(*(values.tolist() for values in found.cost[1:]), (found.used <= 1).tolist(), strict=True)
+    for one, other in zip(sorted(costs), expected, strict=True):
+        assert one == pytest.approx(other)
+    met = np.array([each[-1] for each in expected])
+    assert 0 < met.sum() < len(met), "the budget tells shapes apart"
+    assert len({each[4] for each in expected}) > 2, "batches between those whose step is known"
+
+
+def test_divisor_rules_keep_shapes_out():
+    budget = Budget(parameters=90_000)
+    plain = shapes(PARENT, budget, SPACE)
+    ruled = shapes(PARENT, budget, replace(SPACE, divisors=Divisors(tile=32)))
+    assert ruled.refused == {"tile": 36} and len(plain.used) - len(ruled.used) == 36, "hidden 48, with everything"
+    assert {ruled.shape(number).hidden for number in range(1, len(ruled.used))} == {64}
+    for name in ("nemotron-h-8b", "nemotron-h-4b"):
+        assert Divisors(tensor_parallel=8, fp8=True, tile=64).broken(presets()[name]) is None
+    assert Divisors(fp8=True).broken(PARENT) == "fp8"  # 328 rows of in_proj
+    rule = Divisors(tensor_parallel=3)
+    assert rule.broken(PARENT) == "tensor_parallel" and Divisors(tensor_parallel=2).broken(PARENT) is None
+    assert Divisors(states=(128,)).broken(PARENT) == "states"
+    assert Divisors(tile=64).broken(PARENT) == "tile"  # 96 neurons
+    assert rule.describe() == "shared by 3 devices" and Divisors().describe() == "no rule"
 
 
 def test_the_cap_spreads_over_shapes():
@@ -105,9 +167,9 @@ def test_the_cap_spreads_over_shapes():
 
 
 def test_spread_takes_all_when_there_are_few():
-    candidates = enumerate_candidates(PARENT, scores_for(PARENT, IMPORTANCE), Budget(parameters=90_000), SPACE).candidates
-    assert spread(candidates, 1000) == list(candidates)
-    assert len(set(spread(candidates, 3))) == 3
+    points = np.random.default_rng(0).random((20, 3))
+    assert spread(points, 1000) == list(range(20))
+    assert len(set(spread(points, 3))) == 3
 
 
 def refused(error, sentence, *, budget=None, space=SPACE, parent=PARENT, layers=IMPORTANCE):
@@ -117,8 +179,10 @@ def refused(error, sentence, *, budget=None, space=SPACE, parent=PARENT, layers=
 
 def test_budgets_that_cannot_be_met():
     smallest = min(shape[2] for shape in nested_loops())
-    refused(BudgetError, f"smallest in the search space has {smallest:,} parameters", budget=Budget(parameters=1000))
+    refused(BudgetError, f"Of parameters, the smallest in the search space has {smallest:,} parameters", budget=Budget(parameters=1000))
     refused(BudgetError, r"2 mamba2 layers, 1 mlp layers, 1 attention layers, hidden 48, 4 heads x 16", budget=Budget(parameters=1000))
+    alone = r"cutting one axis alone comes down to: mamba2 \d+%, mlp \d+%, hidden \d+%, ffn \d+%, head \d+%"
+    refused(BudgetError, alone, budget=Budget(parameters=1000))
     refused(BudgetError, "as it is .* nothing to cut", budget=Budget(parameters=10**9))
     narrow = replace(SPACE, widths={"hidden": (), "ffn": (), "head": (1,), "channel": ()}, kept={"mamba2": (3,), "mlp": (3,)}, use=0.99)
     refused(BudgetError, r"use at most \d\d\.\d% of it, less than SearchSpace.use = 99%", budget=Budget(parameters=100_000), space=narrow)
@@ -129,7 +193,7 @@ def test_spaces_that_do_not_fit_the_parent():
     refused(ConfigError, "asks for hidden 0", space=SearchSpace(widths={"hidden": (0,)}))
     refused(
         ConfigError,
-        "the axis 'heads', which the parent does not have; it has: hidden, head, channel, ffn",
+        "the axis 'heads', which the parent does not have; it has: hidden, group, head, channel, state, ffn, kv_group, query",
         space=SearchSpace(widths={"heads": (2,)}),
     )
     refused(ConfigError, "the kind of layer 'mamba'", space=SearchSpace(kept={"mamba": (1,)}))

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+from amaru.compress.budget import Cost
 from amaru.config import Config, fingerprint_bytes, to_dict
 from amaru.models.decoder import DecoderConfig
 
@@ -14,12 +15,17 @@ class Candidate(Config):
     config       the student's whole shape; layer i of it is layer `layers[i]` of the parent, narrowed
     parameters   of the student
     memory       bytes under the budget's workload
+    prefill, decode, throughput, batch    what is predicted, where the budget asks for it (`Cost` tells what they are)
     """
 
     layers: tuple[int, ...]
     config: DecoderConfig
     parameters: int
     memory: int
+    prefill: float | None = None
+    decode: float | None = None
+    throughput: float | None = None
+    batch: int | None = None
 
     @property
     def key(self) -> str:
@@ -40,3 +46,10 @@ class Candidate(Config):
         widths = dict.fromkeys(layer.describe() for layer in self.config.layers if layer.probes)
         counts = " ".join(f"{count}{letter}" for letter, count in letters.items())
         return ", ".join([f"{len(self.layers)} layers ({counts})", f"hidden {self.config.hidden}", *widths])
+
+
+def candidate(layers: tuple[int, ...], config: DecoderConfig, cost: Cost) -> Candidate:
+    """A candidate of one cost."""
+    times = {name: None if value is None else float(value) for name, value in zip(Cost._fields[2:5], cost[2:5], strict=True)}
+    batch = None if cost.batch is None else int(cost.batch)
+    return Candidate(layers=layers, config=config, parameters=round(cost.parameters), memory=round(cost.memory), **times, batch=batch)

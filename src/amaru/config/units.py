@@ -6,6 +6,7 @@ from amaru.errors import ConfigError
 
 COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 BYTES = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 NUMBER = r"(\d{1,18}(?:\.\d{1,18})?(?:e\d{1,2})?)"  # so many digits that a float holds all of them
 
 
@@ -24,6 +25,15 @@ def parse_count(text: str) -> int:
     value = round(float(match[1]) * COUNTS[match[2]]) if match else 0
     if value < 1:
         raise ConfigError(f"'{text}' is not a count; write it as 300000, 300k, 2M or 4.5B.")
+    return value
+
+
+def parse_seconds(text: str) -> float:
+    """`parse_seconds("30ms") == 0.03`; s, ms and us. Raises `ConfigError` for anything else."""
+    match = re.fullmatch(rf"\s*{NUMBER}\s*(s|ms|us)\s*", text.lower())
+    value = float(match[1]) * SECONDS[match[2]] if match else 0.0
+    if value <= 0:
+        raise ConfigError(f"'{text}' is not a time; write it as 1.5s, 30ms or 200us.")
     return value
 
 
