@@ -1,12 +1,9 @@
-"""Two processes that stay for all tests of this folder."""
-
-from collections.abc import Iterator
+"""Two processes that stay for all tests."""
 
 import pytest
-from tests.parallel.ranks import Ranks
+from tests.parallel.ranks import Ranks, kept
 
 
 @pytest.fixture(scope="session")
-def two() -> Iterator[Ranks]:
-    with Ranks(2) as ranks:
-        yield ranks
+def two() -> Ranks:
+    return kept(2)

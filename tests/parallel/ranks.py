@@ -1,10 +1,12 @@
 """Real processes with a gloo group between them, started once and asked many times."""
 
+import atexit
 import multiprocessing
 import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,14 @@ class Ranks:
     def _received(self, rank: int, pipe: Connection) -> tuple[bool, Any]:
         assert pipe.poll(PATIENCE), f"process {rank} did not answer in {PATIENCE} s"
         return pipe.recv()
+
+
+@cache
+def kept(count: int) -> Ranks:
+    """Processes that stay for all tests of this process, whatever folder they are in: what these import takes them seconds."""
+    ranks = Ranks(count)
+    atexit.register(ranks.__exit__)
+    return ranks
 
 
 def _answer(rank: int, count: int, store: str, pipe: Connection) -> None:

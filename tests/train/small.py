@@ -1,6 +1,11 @@
 """A hybrid of one layer of each kind, a few kilobytes of text, and a recipe of a dozen steps."""
 
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import torch
 
 from amaru.data.corpus import Document
 from amaru.data.loader import Loader
@@ -16,6 +21,22 @@ from amaru.train.objective import CrossEntropy
 
 RECIPE = TrainConfig(steps=9, batch_rows=2, lr=3e-3, warmup=2, seed=3, checkpoint_seconds=0)
 LAYERS = (Mamba2(heads=4, channels=4, groups=2, state=8, chunk_size=16), Attention(query_heads=2, kv_heads=1, channels=8), MLP(ffn=24))
+
+# Processes that are killed come from one that has imported everything and started no thread, so that most of their life is training.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.train.test_killed"])
+
+
+def start(function: Callable[..., object], *arguments: object) -> BaseProcess:
+    """`function(*arguments)` in a process of its own, with as many threads as here."""
+    process = SERVER.Process(target=_with_threads, args=(torch.get_num_threads(), function, *arguments))
+    process.start()
+    return process
+
+
+def _with_threads(threads: int, function: Callable[..., object], *arguments: object) -> None:
+    torch.set_num_threads(threads)
+    function(*arguments)
 
 
 def packed_rows(row_length: int = 24) -> PackedRows:

@@ -5,8 +5,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.train.small import RECIPE, fresh_model, run
+from tests.train.small import RECIPE, fresh_model, run, start
 
 from amaru.errors import ArtifactError, StorageError
 from amaru.train.checkpoint import fingerprint_weights
@@ -169,20 +167,25 @@ def test_a_full_disk_while_writing_metrics(tmp_path, rows, undisturbed) -> None:
     assert finish(tmp_path, rows, undisturbed).resumed_from == 3
 
 
-def start(out: Path, options: str = "") -> subprocess.Popen:
-    """The undisturbed run, in another process with as many threads."""
-    code = (
-        "import os, resource, signal, torch\nfrom pathlib import Path\nfrom tests.train.small import fresh_model, run\n"
-        f"torch.set_num_threads({torch.get_num_threads()})\nrun(Path({str(out)!r}), fresh_model(), {options})"
-    )
-    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+def undisturbed_run(out: Path) -> None:
+    run(out, fresh_model())
+
+
+def run_until_a_file_grows(out: Path) -> None:
+    """From the fifth step on the kernel kills whoever writes more than so many bytes into a file."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    run(out, fresh_model(), report=at_step(5, limit))
 
 
 def test_killed_in_the_middle_of_saving(tmp_path, rows, undisturbed) -> None:
-    """The kernel kills the process when the file of the fifth checkpoint grows beyond a limit."""
-    limit = "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)), resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
-    kill = f"(signal.signal(signal.SIGXFSZ, signal.SIG_DFL), {limit})"
-    assert start(tmp_path, f"report=lambda metrics: metrics.step == 5 and {kill}").wait() == -signal.SIGXFSZ
+    child = start(run_until_a_file_grows, tmp_path)
+    child.join()
+    assert child.exitcode == -signal.SIGXFSZ
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names[0].startswith(".step-00000005.") and names[1:] == ["step-00000003", "step-00000004"]
     assert finish(tmp_path, rows, undisturbed).resumed_from == 4
@@ -193,12 +196,12 @@ def test_killed_in_the_middle_of_saving(tmp_path, rows, undisturbed) -> None:
 def test_killed_at_any_moment(tmp_path, rows, undisturbed) -> None:
     for attempt in range(12):
         out = tmp_path / str(attempt)
-        child = start(out)
-        while len(read(out / "metrics.jsonl")) < 1 + attempt % 5 and child.poll() is None:
+        child = start(undisturbed_run, out)
+        while len(read(out / "metrics.jsonl")) < 1 + attempt % 5 and child.is_alive():
             time.sleep(0.002)
         time.sleep(0.004 * attempt)
         child.kill()
-        child.wait()
+        child.join()
         finish(out, rows, undisturbed)
 
 

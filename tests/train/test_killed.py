@@ -5,8 +5,6 @@ that is skipped, experts that are balanced, the best checkpoint kept, and a thre
 """
 
 import random
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.train.small import RECIPE
+from tests.train.small import RECIPE, start
 from tests.train.test_balance import sparse_model
 from tests.train.test_checkpoint import untimed
 
@@ -73,28 +71,20 @@ def everything(out: Path, steps: int):
     return model, history
 
 
-def start(out: Path, steps: int) -> subprocess.Popen:
-    code = (
-        "import torch\nfrom pathlib import Path\nfrom tests.train.test_killed import everything\n"
-        f"torch.set_num_threads({torch.get_num_threads()})\neverything(Path({str(out)!r}), {steps})"
-    )
-    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
-
-
 def killed(out: Path, kills: int, steps: int) -> None:
     """Kill the run so many times, each after some more steps and a random moment, then require the end of a calm one."""
     calm, whole = everything(out / "calm", steps)
     assert whole.steps[SPIKE].skipped and len({step.phase for step in whole.steps}) == 2
     draw, place, seen = random.Random(kills), out / "killed", 0
     for kill in range(kills):
-        child = start(place, steps)
+        child = start(everything, place, steps)
         until = steps * (kill + 1) // (kills + 2)
-        while (seen := len(read(place / "metrics.jsonl"))) < until and child.poll() is None:
+        while (seen := len(read(place / "metrics.jsonl"))) < until and child.is_alive():
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.03))
-        assert child.poll() is None, "the run ended before it was killed"
+        assert child.is_alive(), "the run ended before it was killed"
         child.kill()
-        child.wait()
+        child.join()
     assert seen < steps
     model, history = everything(place, steps)
     assert 0 < history.resumed_from < steps

@@ -1,7 +1,12 @@
 """Which weights decay, and AdamW against its formula written out."""
 
+import copy
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from tests.train.small import fresh_model, run, start
 from torch import nn
 
 from amaru.errors import ConfigError
@@ -35,6 +40,36 @@ def test_two_steps_by_hand() -> None:
         optimizer.step()
     for name, parameter in layer.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-12, atol=1e-12)
+
+
+def test_every_step_is_torchs_to_the_bit(model) -> None:
+    twin = copy.deepcopy(model)
+    ours = adamw(model, lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+    theirs = torch.optim.AdamW(parameter_groups(twin, 0.1), lr=0.01, betas=(0.9, 0.95), fused=True)
+    torch.manual_seed(0)
+    for step in range(4):
+        for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
+            other.grad = mine.grad = torch.randn_like(mine) if step or mine.dim() > 1 else None  # some come later than others
+        for optimizer in (ours, theirs):
+            optimizer.param_groups[0]["lr"] = 0.01 / (1 + step)
+            optimizer.step()
+    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(mine, other)
+        assert ours.state[mine].keys() == theirs.state[other].keys()
+        assert all(torch.equal(ours.state[mine][name], tensor) for name, tensor in theirs.state[other].items())
+    ours.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def run_without_compiler(out: Path) -> None:
+    run(out, fresh_model())
+    if "torch._dynamo" in sys.modules:
+        (out / "imported").touch()
+
+
+def test_training_does_not_import_the_compiler(tmp_path) -> None:
+    start(run_without_compiler, tmp_path).join()
+    assert (tmp_path / "metrics.jsonl").exists() and not (tmp_path / "imported").exists()
 
 
 def test_refusals(model) -> None:

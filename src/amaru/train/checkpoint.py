@@ -8,6 +8,7 @@ The state file holds the hashes of the other two, so a damaged checkpoint is rec
 
 import logging
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import Protocol
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from amaru.config import Artifact, atomic_directory, fingerprint_bytes, fingerprint_file
 from amaru.errors import ArtifactError
+from amaru.train.optim import AdamW
 
 KIND, SCHEMA = "training checkpoint", 1
 RANDOM, RANDOM_CUDA = "random state", "random state of the device"
@@ -30,11 +31,11 @@ log = logging.getLogger(__name__)
 class Store(Protocol):
     """What the loop asks of whoever keeps its state: `Checkpoints` for one process; a distributed one looks the same."""
 
-    def save(self, step: int, model: nn.Module, optimizer: Optimizer, best: int | None = None) -> None:
+    def save(self, step: int, model: nn.Module, optimizer: AdamW, best: int | None = None) -> None:
         """Keep the state after `step` finished steps; that of step `best` is not to be removed."""
         ...
 
-    def restore(self, model: nn.Module, optimizer: Optimizer) -> int:
+    def restore(self, model: nn.Module, optimizer: AdamW) -> int:
         """Put the newest whole state back; returns its step, or 0."""
         ...
 
@@ -52,6 +53,7 @@ class Checkpoints:
     """`Checkpoints(out / "checkpoints", made_from={"recipe": "9f…"})`: those of one run, which `made_from` identifies.
 
     keep           how many of the newest stay: one, and others to fall back on
+    part           of a model what is saved, where the rest of it does not change
     in_background  a thread writes what `save` copied, and training goes on; takes the memory of that copy. One is written at a
                    time: the next `save` waits for it, and raises what went wrong with it
     """
@@ -60,24 +62,30 @@ class Checkpoints:
     made_from: dict[str, str]
     keep: int = 2
     in_background: bool = False
+    part: Callable[[nn.Module], nn.Module] = lambda model: model
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "checkpoint"), repr=False)
     _writing: "Future[None] | None" = None
 
-    def save(self, step: int, model: nn.Module, optimizer: Optimizer, best: int | None = None) -> None:
+    def save(self, step: int, model: nn.Module, optimizer: AdamW, best: int | None = None) -> None:
         """Save after `step` finished steps; raises `StorageError` on a full disk, older checkpoints then stay whole."""
         self._finish_writing()
-        state = _State(step, weights(model), _optimizer_state(model, optimizer) | _random_states(model))
+        state = _State(step, weights(self.part(model)), _optimizer_state(model, optimizer) | _random_states(model))
         if self.in_background:
             self._writing = self._writer.submit(self._write, state.copied(), best)
         else:
             self._write(state, best)
+
+    @property
+    def writing(self) -> bool:
+        """Whether a thread is writing just now."""
+        return self._writing is not None and not self._writing.done()
 
     def close(self) -> None:
         """Return when the last one is whole on disk; raises what went wrong with it."""
         self._finish_writing()
         self._writer.shutdown()
 
-    def restore(self, model: nn.Module, optimizer: Optimizer) -> int:
+    def restore(self, model: nn.Module, optimizer: AdamW) -> int:
         """Put the newest whole checkpoint into model and optimizer; returns its step, or 0 when there is none.
 
         A damaged one is removed, and the log says so. Raises `ArtifactError` for a checkpoint of another run.
@@ -102,7 +110,7 @@ class Checkpoints:
             self._verify(path)
         except _Damaged as damage:
             raise ArtifactError(f"{path} is damaged ({damage}); delete {self.directory.parent} to make the run anew.") from None
-        _set_weights(model, load_file(path / "model.safetensors"))
+        _set_weights(self.part(model), load_file(path / "model.safetensors"))
 
     def _path(self, step: int) -> Path:
         return self.directory / f"step-{step:08d}"
@@ -140,9 +148,9 @@ class Checkpoints:
                 raise _Damaged(f"{name} is not what was saved")
         return state
 
-    def _load(self, path: Path, model: nn.Module, optimizer: Optimizer) -> int:
+    def _load(self, path: Path, model: nn.Module, optimizer: AdamW) -> int:
         state = self._verify(path)
-        _set_weights(model, load_file(path / "model.safetensors"))
+        _set_weights(self.part(model), load_file(path / "model.safetensors"))
         others = load_file(path / "optimizer.safetensors")
         torch.set_rng_state(others.pop(RANDOM))
         if RANDOM_CUDA in others:
@@ -197,12 +205,12 @@ def _random_states(model: nn.Module) -> dict[str, Tensor]:
     return {RANDOM: torch.get_rng_state()} | ({RANDOM_CUDA: torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
-def _optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+def _optimizer_state(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {f"{names[parameter]}/{key}": tensor for parameter, state in optimizer.state.items() for key, tensor in state.items()}
 
 
-def _set_optimizer_state(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+def _set_optimizer_state(model: nn.Module, optimizer: AdamW, tensors: dict[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
         parameter, _, key = name.rpartition("/")

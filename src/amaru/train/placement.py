@@ -4,12 +4,14 @@ The loop asks here for what differs between the two; `train.parallel` answers fo
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from amaru.train.checkpoint import fingerprint_weights
+
+TINY = 1e-6  # what torch adds to a norm before it divides
 
 
 class Placement(Protocol):
@@ -51,7 +53,11 @@ class Alone:
     def sum_counts(self, counts: Tensor) -> None: ...
 
     def clip(self, model: nn.Module, limit: float) -> float:
-        return clip_grad_norm_(model.parameters(), limit).item()
+        parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        norm = get_total_norm([cast(Tensor, parameter.grad) for parameter in parameters])
+        if not norm <= limit - TINY:  # else a factor of one would be multiplied into every number
+            clip_grads_with_norm_(parameters, limit, norm)
+        return norm.item()
 
     def agreed(self, wishes: Sequence[bool]) -> list[bool]:
         return list(wishes)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import psutil
 import torch
-from torch.optim import Optimizer
 
 from amaru.data.loader import Batches, TrainingBatch
 from amaru.errors import TrainingError
@@ -17,6 +16,7 @@ from amaru.train.balance import Balance
 from amaru.train.guard import Verdict
 from amaru.train.metrics import Past, StepMetrics
 from amaru.train.objective import Objective
+from amaru.train.optim import AdamW
 from amaru.train.placement import ALONE, Placement
 from amaru.train.settings import TrainConfig
 
@@ -31,7 +31,7 @@ class Stepper:
     objective: Objective
     loader: Batches
     recipe: TrainConfig
-    optimizer: Optimizer
+    optimizer: AdamW
     balance: Balance
     matmul_rate: float | None = None
     placement: Placement = ALONE

@@ -1,18 +1,14 @@
-"""Two processes that stay for all tests of this folder; four for those that need them."""
-
-from collections.abc import Iterator
+"""Two processes that stay for all tests; four for those that need them."""
 
 import pytest
-from tests.parallel.ranks import Ranks
+from tests.parallel.ranks import Ranks, kept
 
 
 @pytest.fixture(scope="session")
-def two() -> Iterator[Ranks]:
-    with Ranks(2) as ranks:
-        yield ranks
+def two() -> Ranks:
+    return kept(2)
 
 
 @pytest.fixture(scope="session")
-def four() -> Iterator[Ranks]:
-    with Ranks(4) as ranks:
-        yield ranks
+def four() -> Ranks:
+    return kept(4)

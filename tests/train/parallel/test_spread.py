@@ -1,17 +1,20 @@
 """A run on several processes against the run on one: losses, gradient norms and weights; who keeps what."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from tests.parallel.ranks import Ranks
-from tests.train.parallel.spread_run import CONFIG, SHORT, TIED, alone, spread
+from tests.train.parallel.spread_run import CONFIG, SHORT, TIED, Weights, alone, spread
 
 from amaru.errors import ConfigError
 from amaru.models import DecoderConfig
 from amaru.nn import Attention
 from amaru.parallel.shares import cut
+from amaru.train.metrics import StepMetrics
 from amaru.train.parallel.layout import Layout
 from amaru.train.parallel.spread import Spread
 from amaru.train.settings import TrainConfig
@@ -25,8 +28,14 @@ FOUR = {
 }
 
 
+@cache
+def one_process(config: DecoderConfig) -> tuple[list[StepMetrics], Weights]:
+    with TemporaryDirectory() as out:
+        return alone(Path(out), config)
+
+
 def same_run(ranks: Ranks, tmp_path: Path, layout: Layout, config: DecoderConfig, recipe: TrainConfig = SHORT) -> None:
-    steps, weights = alone(tmp_path / "alone", config)
+    steps, weights = one_process(config)
     for found, parts, kept in ranks(spread, tmp_path / "spread", layout, config, recipe):
         for step, other in zip(steps, found, strict=True):
             assert (other.tokens, other.lr) == (step.tokens, step.lr)

@@ -12,12 +12,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import FSDPModule
-from torch.optim import Optimizer
 
 from amaru.config import Artifact
 from amaru.errors import AmaruError, StorageError
 from amaru.models.decoder import DecoderConfig
 from amaru.train.checkpoint import KIND, RANDOM, SCHEMA, Checkpoints
+from amaru.train.optim import AdamW
 from amaru.train.parallel.parts import Loading, Part, Saving
 from amaru.train.parallel.spread import Spread, local
 from amaru.train.parallel.storage import Reader, Writer
@@ -44,7 +44,7 @@ class SpreadCheckpoints(Checkpoints):
         # The thread that writes must not mix its words with training's.
         self._talk = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if self.in_background else None
 
-    def save(self, step: int, model: nn.Module, optimizer: Optimizer, best: int | None = None) -> None:
+    def save(self, step: int, model: nn.Module, optimizer: AdamW, best: int | None = None) -> None:
         self._finish_writing()
         parts = self._weights(model) | self._moments(model, optimizer) | {RANDOM: _vector(torch.get_rng_state())}
         if self.in_background:
@@ -52,7 +52,7 @@ class SpreadCheckpoints(Checkpoints):
         else:
             self._write_parts(step, parts, best)
 
-    def restore(self, model: nn.Module, optimizer: Optimizer) -> int:
+    def restore(self, model: nn.Module, optimizer: AdamW) -> int:
         """The first process looks for the newest whole one, removing those that are damaged; all read it."""
         step = torch.tensor([super().restore(model, optimizer) if self._where.leads else 0])
         dist.broadcast(step, 0)
@@ -70,7 +70,7 @@ class SpreadCheckpoints(Checkpoints):
     def restore_weights(self, step: int, model: nn.Module) -> None:
         self._read(step, self._weights(model))
 
-    def _load(self, path: Path, model: nn.Module, optimizer: Optimizer) -> int:
+    def _load(self, path: Path, model: nn.Module, optimizer: AdamW) -> int:
         return self._verify(path).content["step"]
 
     def _weights(self, model: nn.Module) -> Parts:
@@ -78,7 +78,7 @@ class SpreadCheckpoints(Checkpoints):
             model.reshard()  # after a validation the outermost weights are still gathered, and would be others than the optimizer's
         return {name: self._part(name, parameter, parameter) for name, parameter in model.named_parameters()}
 
-    def _moments(self, model: nn.Module, optimizer: Optimizer) -> Parts:
+    def _moments(self, model: nn.Module, optimizer: AdamW) -> Parts:
         parts: Parts = {}
         for name, parameter in model.named_parameters():
             if state := optimizer.state.get(parameter):
