@@ -60,6 +60,10 @@ def test_round_trip_in_bf16_keeps_the_fp32_parameters(decoder: Decoder, tmp_path
     assert {p.dtype for p in load(tmp_path / "again", dtype=torch.float64).parameters()} == {torch.float64}
 
 
+def test_every_weight_goes_where_it_is_asked_to(saved: Path) -> None:
+    assert {parameter.device.type for parameter in load(saved, device="meta").parameters()} == {"meta"}
+
+
 def test_several_shards_are_indexed_and_read_back(decoder: Decoder, saved: Path) -> None:
     weights = load_file(saved / SINGLE)
     (saved / SINGLE).unlink()

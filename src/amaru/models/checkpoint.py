@@ -161,13 +161,13 @@ class Checkpoint:
         self._tied_head = None
 
 
-def load(path: str | Path, dtype: torch.dtype | None = None) -> Decoder:
-    """`load("runs/demo/parent")`: a decoder with the checkpoint's weights, tensor by tensor.
+def load(path: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Decoder:
+    """`load("runs/demo/parent")`: a decoder with the checkpoint's weights, which go to `device` one by one.
 
     `dtype` None keeps the stored one; A_log, D and dt_bias stay in at least fp32 whatever it is.
     """
     checkpoint = Checkpoint(path)
-    return assemble(checkpoint.config, checkpoint.read, dtype, dict.fromkeys(checkpoint.encodings, checkpoint.codes))
+    return assemble(checkpoint.config, checkpoint.read, dtype, dict.fromkeys(checkpoint.encodings, checkpoint.codes), device)
 
 
 def assemble(
@@ -175,6 +175,7 @@ def assemble(
     read: Read,
     dtype: torch.dtype | None = None,
     codes: Mapping[str, Callable[[str], Codes]] = MappingProxyType({}),
+    device: torch.device | str = "cpu",
 ) -> Decoder:
     """A decoder whose tensors come one by one from `read(name)`, or as codes from `codes[name](name)`; nothing is held twice."""
     with torch.device("meta"):
@@ -182,11 +183,12 @@ def assemble(
     for name, (spec, axes) in config.tensors().items():
         shape = spec.layout.shape(axes)
         if name in codes:
-            place_codes(decoder, name, *codes[name](name), shape[-1])
+            held, scales = codes[name](name)
+            place_codes(decoder, name, held.to(device), scales.to(device), shape[-1])
             continue
         tensor = in_dtype(read(name), spec, dtype)
         assert tensor.shape == shape, f"{name}: {tensor.shape}"
-        place(decoder, name, tensor)
+        place(decoder, name, tensor.to(device))
     if config.tied:
         decoder.tie()
     return decoder

@@ -21,7 +21,8 @@ def quality(run: Run, name: str, checkpoint: Path, text: Text, dtype: str, teach
     """Loss, accuracy and bits per byte on all validation rows, and agreement with the teacher; arithmetic in `dtype`, weights in fp32."""
 
     def make() -> dict[str, Any]:
-        decoder, reference = for_arithmetic(checkpoint, dtype), None if teacher is None else for_arithmetic(teacher, dtype)
+        decoder = for_arithmetic(checkpoint, dtype, run.device)
+        reference = None if teacher is None else for_arithmetic(teacher, dtype, run.device)
         found = evaluate(decoder, in_order(text.validation, BATCH_ROWS), teacher=reference, token_bytes=token_bytes(text.tokenizer))
         return {
             "loss": found.loss,
@@ -59,8 +60,8 @@ def speed(run: Run, name: str, checkpoint: Path, timing: Timing) -> dict[str, An
     return run.result(f"speed-{name}", made_from, make, title=f"speed of {name}")
 
 
-def for_arithmetic(checkpoint: Path | str, dtype: str) -> Decoder:
+def for_arithmetic(checkpoint: Path | str, dtype: str, device: torch.device | str = "cpu") -> Decoder:
     """The checkpoint's decoder with fp32 weights, computing in bf16 or fp32."""
-    decoder = load(checkpoint, torch.float32)
+    decoder = load(checkpoint, torch.float32, device)
     decoder.compute_dtype = torch.bfloat16 if dtype == "bf16" else None
     return decoder

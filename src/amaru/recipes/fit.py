@@ -9,12 +9,11 @@ from amaru.config import fingerprint_bytes
 from amaru.data.loader import Batches, Loader, in_order
 from amaru.eval.perplexity import evaluate
 from amaru.models.decoder import Decoder
-from amaru.models.quantised import numbers
 from amaru.recipes.pace import matmul_rate
 from amaru.recipes.run import Run
 from amaru.recipes.text import Text
 from amaru.train.loop import train
-from amaru.train.metrics import History, ProgressLine, StepMetrics
+from amaru.train.metrics import ProgressLine, StepMetrics
 from amaru.train.objective import Objective
 from amaru.train.settings import TrainConfig
 from amaru.train.step import named
@@ -49,7 +48,7 @@ def fit(
 
     def make(path: Path) -> None:
         run.progress.note(f"  {title or name}: {config.steps} steps of {config.batch_rows} x {loader.phase(0).row_length} tokens")
-        decoder = numbers(run.team.model(start, config))
+        decoder = run.team.model(start, config).to(run.device)
         line = ProgressLine(config.steps)
 
         def report(metrics: StepMetrics) -> None:
@@ -69,13 +68,13 @@ def fit(
             made_from=origin,
             validate=lambda model: validation_loss(model, text, config.batch_rows, VALIDATED_ROWS),
             report=report,
-            matmul_rate=matmul_rate(config.dtype, decoder.embedding.weight.device),
+            matmul_rate=matmul_rate(config.dtype, run.device),
             **run.team.options(config),
         )
         step = (history.best if config.keep_best else None) or config.steps
         if config.keep_best:
             run.progress.note(f"  {title or name}: weights of step {step}, where the validation loss was lowest")
-        _record_drawn(run, f"{name}-training/drawn.json", loader, history)
+        _record_drawn(run, f"{name}-training/drawn.json", loader, config.steps)
         run.team.save(decoder, step, folder / "checkpoints", path, text.tokenizer)
 
     checkpoint = run.keep_together(name, origin, make, lambda path: path, title=title or name)
@@ -94,9 +93,8 @@ def validation_loss(decoder: Decoder, text: Text, batch_rows: int, rows: int) ->
     return {"loss": evaluate(decoder, in_order(text.validation, batch_rows, limit=rows)).loss}
 
 
-def _record_drawn(run: Run, name: str, loader: Batches, history: History) -> None:
+def _record_drawn(run: Run, name: str, loader: Batches, steps: int) -> None:
     """Phases, and what each source had given after some of the steps: exact counts, for the report."""
-    steps = len(history.steps)
     points = sorted({round(steps * point / DRAWN_POINTS) for point in range(DRAWN_POINTS + 1)})
     drawn = [{"step": step, "tokens": {each.source: each.tokens for each in loader.drawn(step)}} for step in points]
     total = [vars(each) for each in loader.drawn(steps)]

@@ -12,6 +12,7 @@ from amaru.errors import DataError
 from amaru.models import cost
 from amaru.models.decoder import DecoderConfig
 from amaru.models.training_memory import Footing, training_memory
+from amaru.recipes.device import device_named
 from amaru.recipes.pace import STEPS, matmul_rate, training_pace
 from amaru.recipes.text import outlook
 from amaru.recipes.train import TrainRecipe, describe
@@ -23,7 +24,7 @@ MEASURED_SECONDS = 5.0  # of a step, at most, and
 MEASURED_SHARE = 0.25  # of the memory that is free, for a pace to be measured
 
 
-def forecast(recipe: TrainRecipe, directory: Path) -> dict[str, Any]:
+def forecast(recipe: TrainRecipe, directory: Path, device: str = "cpu") -> dict[str, Any]:
     """The resolved recipe, parameters by kind, tokens, steps, phases, memory, and the time it takes: measured, or from FLOPs."""
     text, vocab = _text(recipe)
     config = recipe.architecture(vocab)
@@ -47,7 +48,7 @@ def forecast(recipe: TrainRecipe, directory: Path) -> dict[str, Any]:
         "phases": phases,
         "memory": to_dict(memory),
         "training_flops": flops,
-        "time": _time(recipe, config, memory.total, flops, tokens, training),
+        "time": _time(recipe, config, memory.total, flops, tokens, training, device_named(device)),
         "recipe": to_dict(recipe),
     }
 
@@ -75,12 +76,15 @@ def _tokens_at_once(training: TrainConfig, row_length: int, phases: list[dict[st
     return max(rows // passes(rows, length, training.micro_tokens) * length for rows, length in shapes)
 
 
-def _time(recipe: TrainRecipe, config: DecoderConfig, needed: int, flops: int, tokens: int, training: TrainConfig) -> dict[str, Any]:
-    rate = matmul_rate(training.dtype, torch.device("cpu"))
+def _time(
+    recipe: TrainRecipe, config: DecoderConfig, needed: int, flops: int, tokens: int, training: TrainConfig, device: torch.device
+) -> dict[str, Any]:
+    """Measured for a model that is small enough, on a CPU; else reckoned."""
+    rate = matmul_rate(training.dtype, device)
     step_seconds = flops / training.steps / rate
-    if needed < MEASURED_SHARE * psutil.virtual_memory().available and step_seconds < MEASURED_SECONDS:
+    if device.type == "cpu" and needed < MEASURED_SHARE * psutil.virtual_memory().available and step_seconds < MEASURED_SECONDS:
         pace = training_pace(config, recipe.learning, recipe.text.row_length)
         return {"seconds": tokens / pace, "by": f"{pace:,.0f} tokens/s, measured now over {STEPS} steps on random text"}
     seconds = flops / (ASSUMED_MFU * rate)
-    by = f"{flops:.3g} FLOPs at {ASSUMED_MFU:.0%} of this machine's matmul rate, {rate:.3g} FLOP/s measured now"
+    by = f"{flops:.3g} FLOPs at {ASSUMED_MFU:.0%} of the matmul rate of this machine's {device}, {rate:.3g} FLOP/s measured now"
     return {"seconds": seconds, "by": by}

@@ -40,7 +40,7 @@ def training_in(
     statistics = Fp8Statistics(run.path(f"{name}-training") / "fp8.jsonl", look_every or max(1, steps // LOOKS))
 
     def prepared() -> Decoder:
-        decoder = start()
+        decoder = start().to(run.device)
         rows = prepare(decoder, fp8)
         statistics.attach(decoder, rows)
         run.progress.note("\n".join(f"  {line}" for line in describe(rows).splitlines()))

@@ -18,6 +18,7 @@ from amaru.config import Config, atomic_file, fingerprint_bytes, to_dict
 from amaru.config.atomic import storage_errors
 from amaru.config.records import read_record
 from amaru.errors import ArtifactError
+from amaru.recipes.device import device_named
 from amaru.recipes.team import ONE, Team
 from amaru.train.settings import guarded
 
@@ -41,18 +42,20 @@ class Run:
     """`with Run("runs/demo", "demo", recipe, progress) as run:` steps that are kept when whole and made when not.
 
     A step is finished when its entry in `steps.json` names the same `made_from` and its file is there. The same
-    command therefore continues after the last finished step, whatever stopped it.
+    command therefore continues after the last finished step, whatever stopped it. `device` is where models compute; a run may go on
+    on another.
     Used in a `with`, which keeps other processes out. Raises `ArtifactError` when one is in, and when the directory
     holds finished steps of another recipe.
     """
 
     team: Team = ONE
 
-    def __init__(self, directory: str | Path, kind: str, recipe: Config, progress: Progress) -> None:
+    def __init__(self, directory: str | Path, kind: str, recipe: Config, progress: Progress, device: str = "cpu") -> None:
         self.directory = Path(directory)
         self.kind = kind
         self.recipe = recipe
         self.progress = progress
+        self.device = device_named(device)
 
     def __enter__(self) -> "Run":
         if self.directory.is_file():
@@ -186,9 +189,12 @@ def _settings(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Without how the state is saved (but for which weights a run ends with), and with a guard that skips where it would stop."""
+    """Without how the state is saved (but for which weights a run ends with) and where a cache lies, and with a guard that skips where it
+    would stop."""
     kept = {}
     for name, value in recipe.items():
+        if name == "directory":
+            continue
         if name == "saving":
             kept[name] = {"best": value["best"]}
         elif name == "guard":

@@ -119,10 +119,12 @@ class Silence:
     def update(self, text: str) -> None: ...
 
 
-def run_together(directory: str | Path, kind: str, recipe: Config, progress: Progress, layout: Layout) -> Run:
+def run_together(directory: str | Path, kind: str, recipe: Config, progress: Progress, layout: Layout, device: str = "cpu") -> Run:
     """`with run_together("runs/m", "train", recipe, progress, Layout.of(4, tensor=2)) as run:` in every process; a `Run` for one."""
     if layout.processes == 1:
-        return Run(directory, kind, recipe, progress)
+        return Run(directory, kind, recipe, progress, device)
+    if device != "cpu":
+        raise ConfigError(f"Several processes compute on CPUs in this build; leave --device {device} out, or train in one process.")
     return (FollowingRun if dist.get_rank() else LeadingRun)(directory, kind, recipe, progress, Several(layout))
 
 

@@ -9,6 +9,7 @@ import torch
 
 from amaru.models.checkpoint import load, save
 from amaru.models.decoder import Decoder
+from amaru.models.quantised import numbers
 from amaru.train.objective import Objective
 from amaru.train.settings import TrainConfig
 
@@ -45,7 +46,7 @@ class One:
     """One process, which has all."""
 
     def model(self, start: Start, config: TrainConfig) -> Decoder:
-        return start()
+        return numbers(start())
 
     def objective(self, objective: Objective) -> Objective:
         return objective

@@ -47,7 +47,7 @@ class _HeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         if ctx.gradients is None:
-            raise ConfigError("The loss at the head gives its gradients once, scaled where they lie; compute it anew for a second backward.")
+            raise ConfigError("The loss at the head gives its gradients once, scaled where they lie; compute it anew for another backward.")
         hidden, weight = (None if saved is None else saved.mul_(grad) for saved in ctx.gradients)
         ctx.gradients = None
         return hidden, weight, None, None
