@@ -1,4 +1,4 @@
-"""`amaru bench train` and `memory`: how fast this machine trains a checkpoint, and what memory that takes."""
+"""`amaru bench train`, `memory` and `saving`: how fast this machine trains a checkpoint, what memory it takes, what saving costs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +53,22 @@ def memory(
     emit(to_dict(result), json=json, people=_print_memory)
 
 
+def saving(
+    checkpoint: Checkpoint,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of each sequence of a step.")] = 512,
+    rows: Annotated[int, typer.Option(min=1, help="Sequences of a step.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that tell what one takes alone.")] = 3,
+    json: JsonFlag = False,
+) -> None:
+    """Measure how long training stands still while its state is saved, in the foreground and in the background."""
+    from amaru.config import to_dict
+    from amaru.recipes.bench.saving import SavingBench, run
+
+    with LiveLine() as live:
+        result = run(checkpoint, SavingBench(length=length, rows=rows, steps=steps), live.update)
+    emit(to_dict(result), json=json, people=_print_saving)
+
+
 def _print_train(facts: Mapping[str, Any], console: Console) -> None:
     rate = f"{facts['flops'] / 1e12:.2f} TFLOP/s"
     console.print(f"{facts['checkpoint']}, {facts['threads']} threads; this machine multiplies bf16 matrices at {rate}")
@@ -77,6 +93,14 @@ def _print_memory(facts: Mapping[str, Any], console: Console) -> None:
     for peak in facts["peaks"]:
         table.add_row(peak["name"], f"{peak['before'] / 1e9:.2f}", f"{peak['above'] / 1e9:.2f}")
     console.print(table)
+
+
+def _print_saving(facts: Mapping[str, Any], console: Console) -> None:
+    alone = f"a step alone {facts['step']:.2f} s, {facts['threads']} threads"
+    console.print(f"state of {facts['checkpoint']}: {facts['bytes'] / 1e9:.2f} GB; {alone}")
+    console.print(f"in the foreground  training stands still for {facts['still']:.2f} s")
+    later = f"on disk {facts['written']:.2f} s later, the steps until then {facts['slower']:.2f} s slower in all"
+    console.print(f"in the background  for {facts['copied']:.2f} s; {later}")
 
 
 def _table(*columns: str) -> Table:

@@ -114,13 +114,18 @@ def _ours(checkpoint: str | Path, bench: TrainBench, progress: Progress) -> dict
 
 
 def _seconds(decoder: Decoder, length: int, bench: TrainBench) -> float:
-    """Of the fastest step of the training loop's own, on random tokens."""
+    """Of the fastest step."""
     recipe = TrainConfig(steps=bench.steps + 1, batch_rows=bench.sequences(length), lr=1e-5, dtype="bf16")
+    stepper = prepared(decoder, length, recipe)
+    return min([stepper.step(step, Past(recipe.guard.window)).seconds for step in range(recipe.steps)][1:])
+
+
+def prepared(decoder: Decoder, length: int, recipe: TrainConfig) -> Stepper:
+    """The loop's step with its optimizer, over random tokens."""
     tokens = np.random.default_rng(0).integers(3, decoder.config.vocab, length * recipe.batch_rows * recipe.steps + 1).astype(np.uint32)
     rows = PackedRows(tokens, np.zeros(1, dtype=np.int64), ("random",), length, {})
     optimizer = adamw(decoder, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
-    stepper = Stepper(decoder, CrossEntropy(), Loader(rows, recipe.batch_rows, 0), recipe, optimizer, Balance(decoder, 0.0))
-    return min([stepper.step(step, Past(recipe.guard.window)).seconds for step in range(recipe.steps)][1:])
+    return Stepper(decoder, CrossEntropy(), Loader(rows, recipe.batch_rows, 0), recipe, optimizer, Balance(decoder, 0.0))
 
 
 def _row(length: int, taken: list[dict[int, tuple[float, int]]], rate: float, answers: dict[str, dict]) -> TrainRow:
