@@ -32,7 +32,7 @@ def pairs(found: dict[str, Any]) -> list[str]:
     rows = ["| parameters | seed | BF16 | BF16 run in FP8 | FP8 | FP8 run in BF16 | gap | control's gap |", "| --- " * 8 + "|"]
     for pair in found["pairs"]:
         losses = " | ".join(f"{pair[name]:.4f}" for name in ("bf16", "bf16_in_fp8", "fp8", "fp8_in_bf16"))
-        control = "not there yet" if pair["control_gap"] is None else signed_percent(pair["control_gap"])
+        control = "none" if pair["control_gap"] is None else signed_percent(pair["control_gap"])
         rows.append(f"| {pair['parameters'] / 1e6:.2f} M | {pair['seed']} | {losses} | {signed_percent(pair['gap'])} | {control} |")
     return rows
 

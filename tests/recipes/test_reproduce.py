@@ -83,6 +83,15 @@ def test_a_missing_cell_is_named_and_its_pair_left_out(tmp_path):
     assert "the larger pair is not there yet" in found["sentence"]
 
 
+def test_controls_stand_beside_the_verdict(tmp_path):
+    write_pairs(tmp_path, [0.0002, 0.0004, 0.0003])
+    for seed, (loss, gap) in enumerate(zip((4.0, 4.1, 3.9), (0.001, -0.001, 0.003), strict=True)):
+        write_cell(tmp_path, "small", seed, "control", loss * (1 + gap), loss)
+    found, half = judge(tmp_path), T_OF_TWO * 0.002 / sqrt(3)
+    assert found["controls"] == {"gap": pytest.approx(0.001), "interval": pytest.approx([0.001 - half, 0.001 + half], rel=1e-6)}
+    assert found["sentence"].endswith("BF16 beside itself, its first weights rounded once, comes to +0.100% (-0.397% to +0.597%).")
+
+
 def test_pairs_come_before_controls():
     order = list(cells(Fp8Pairs()))
     assert order[:2] == [Cell("small", 0, "bf16"), Cell("small", 0, "fp8")]

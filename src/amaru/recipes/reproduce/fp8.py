@@ -170,13 +170,15 @@ def judge(directory: Path) -> dict[str, Any]:
     pairs = [_pair(records, cell) for cell in records if cell.arithmetic == "fp8" and cell._replace(arithmetic="bf16") in records]
     small = [pair["gap"] for pair in pairs if pair["size"] == "small"]
     interval = _interval(small)
+    controls = [pair["control_gap"] for pair in pairs if pair["size"] == "small" and pair["control_gap"] is not None]
     verdict = _verdict(interval, recipe.aim)
     return {
         "verdict": verdict,
-        "sentence": _sentence(verdict, interval, small, pairs, recipe.aim),
+        "sentence": _sentence(verdict, interval, small, pairs, recipe.aim) + _beside(controls),
         "aim": recipe.aim,
         "gap": mean(small) if small else None,
         "interval": interval,
+        "controls": {"gap": mean(controls) if controls else None, "interval": _interval(controls)},
         "pairs": pairs,
         "missing": [cell.name for cell in wanted if cell not in records],
     }
@@ -239,3 +241,11 @@ def _sentence(verdict: str, interval: Sequence[float] | None, gaps: Sequence[flo
         f"{verdict.capitalize()}: FP8's loss is {mean(gaps):+.3%} beside BF16's over {len(gaps)} seeds, and the 95 % interval "
         f"({low:+.3%} to {high:+.3%}) {said[verdict]}; " + (f"{', '.join(large)}." if large else "the larger pair is not there yet.")
     )
+
+
+def _beside(controls: Sequence[float]) -> str:
+    """How far chance alone carries two runs apart, where there are controls enough to tell."""
+    if (interval := _interval(controls)) is None:
+        return ""
+    low, high = interval
+    return f" BF16 beside itself, its first weights rounded once, comes to {mean(controls):+.3%} ({low:+.3%} to {high:+.3%})."
