@@ -10,7 +10,7 @@ from rich.table import Table
 
 from amaru.cli.bench_beside import beside
 from amaru.cli.bench_input import numbers, pythons
-from amaru.cli.bench_train import memory, train
+from amaru.cli.bench_train import memory, saving, train
 from amaru.cli.output import JsonFlag, LiveLine, emit
 from amaru.report.numbers import percent
 
@@ -92,4 +92,4 @@ def _print_long(facts: Mapping[str, Any], console: Console) -> None:
     console.print(f"\n{rates[0] / rates[1]:.1f} times as many output tokens per second")
 
 
-commands = {"infer": infer, "beside": beside, "long": long, "train": train, "memory": memory}
+commands = {"infer": infer, "beside": beside, "long": long, "train": train, "memory": memory, "saving": saving}

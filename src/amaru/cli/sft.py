@@ -32,6 +32,7 @@ def command(
     recipe: Annotated[Path | None, typer.Option(help="A YAML recipe to begin with; flags win over it.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, e.g. learning.batch_rows=4.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; the default is named after the settings.")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and what would be learned.")] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -57,7 +58,7 @@ def command(
     if dry_run:
         emit(forecast(resolved, directory), json=json, people=print_forecast)
         return
-    with LiveLine() as progress, Run(directory, "sft", resolved, progress) as run:
+    with LiveLine() as progress, Run(directory, "sft", resolved, progress, device) as run:
         progress.note(f"Fine-tuning {checkpoint} in {directory}")
         result = fine_tune(resolved, run)
     following = [shlex.join(["amaru", "serve", result["checkpoint"]])]

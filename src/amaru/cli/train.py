@@ -27,6 +27,7 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Seed of weights and data order.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, e.g. text.vocab=8192, shape.ffn=1024.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; the default is named after the settings.")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the metrics for TensorBoard too.")] = False,
     processes: Annotated[int | None, typer.Option(min=1, help="Train in so many processes here. Under torchrun: all of its.")] = None,
     tensor_parallel: Annotated[int, typer.Option(min=1, help="So many of them share every layer; the others share every batch.")] = 1,
@@ -59,13 +60,13 @@ def command(
     resolved = build_recipe(TrainRecipe, recipe and find(recipe), given, settings or [])
     directory = out or default_directory("train", resolved)
     if dry_run:
-        emit(forecast(resolved, directory), json=json, people=_print_forecast)
+        emit(forecast(resolved, directory, device), json=json, people=_print_forecast)
         return
     with together(context, processes, "--processes", follow_signals=True) as world, ExitStack() as stack:
         layout = Layout.of(world.size, tensor_parallel, sequence_parallel)
         progress = stack.enter_context(LiveLine())
         board = stack.enter_context(TensorBoard(directory / "tensorboard")) if tensorboard and world.leads else None
-        run = stack.enter_context(run_together(directory, "train", resolved, progress, layout))
+        run = stack.enter_context(run_together(directory, "train", resolved, progress, layout, device))
         run.progress.note(f"Training in {directory}")
         trained = train_model(resolved, run, watch=board.write if board else lambda metrics: None)
     if not world.leads:
