@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from amaru.config import Config, fingerprint_file, from_dict, to_dict
 from amaru.config.records import read_record
@@ -212,5 +213,21 @@ def bucketed(log_p: Tensor, ids: Tensor) -> Tensor:
 
     The sum over the others is made of them, not of 1 less the rest, which would cancel.
     """
-    others = log_p.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
-    return torch.cat([log_p.gather(-1, ids), others], dim=-1)
+    return _Bucketed.apply(log_p, ids)  # type: ignore[no-any-return]
+
+
+class _Bucketed(torch.autograd.Function):
+    """What autograd would make of the two lines passes over the vocabulary and the tokens twice as often."""
+
+    @staticmethod
+    def forward(ctx: Any, log_p: Tensor, ids: Tensor) -> Tensor:
+        others = log_p.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+        ctx.save_for_backward(log_p, ids, others)
+        return torch.cat([log_p.gather(-1, ids), others], dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        log_p, ids, others = ctx.saved_tensors
+        shares = (log_p - others).exp_().mul_(grad[:, -1:])  # of the tokens `ids` it may be anything: they are written over
+        return shares.scatter_(-1, ids, grad[:, :-1]), None
