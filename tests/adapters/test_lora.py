@@ -7,7 +7,7 @@ import torch
 from tests.models.random_models import FAMILIES, random_config, random_ids, random_model
 from torch.func import functional_call
 
-from amaru.adapters import LoRA, activate, adapt, chosen, detach, fold, merge, switched_off, unmerge
+from amaru.adapters import LoRA, TiedLoRA, activate, adapt, by_sequence, chosen, detach, fold, merge, switched_off, unmerge
 from amaru.errors import ConfigError
 from amaru.models.quantised import quantised
 from amaru.nn import Batch
@@ -160,7 +160,7 @@ def test_over_a_base_of_codes_it_is_the_same_change_of_what_the_codes_mean(to, d
     quantise(decoder, Scheme(to=to))
     with torch.no_grad():
         for name, held in quantised(decoder).items():
-            plain.get_parameter(name).copy_(held.weight())
+            plain.get_parameter(name).copy_(held.weight)
     batch = Batch.of(random_ids(config.vocab, 7))
     adapter = stirred(adapt(decoder, LoRA(rank=2, alpha=2, dora=dora)))
     expected = functional_call(plain, by_hand(dict(plain.named_parameters()), adapter, 1.0, dora), (batch,))
@@ -171,7 +171,14 @@ def test_over_a_base_of_codes_it_is_the_same_change_of_what_the_codes_mean(to, d
         merge(decoder)
 
 
-def test_dropout_is_of_training_and_is_refused_where_it_would_be_wrong():
+def test_a_model_with_an_adapter_is_not_quantised_over_it():
+    decoder, _ = setting(dtype=torch.float32)
+    adapt(decoder, LoRA(rank=1))
+    with pytest.raises(ConfigError, match=r"is hidden by an adapter; quantise first"):
+        quantise(decoder, Scheme(to="int8"))
+
+
+def test_dropout_is_of_training():
     decoder, batch = setting()
     stirred(adapt(decoder, LoRA(rank=2, dropout=0.5, targets=("all", "head"))))
     torch.manual_seed(0)
@@ -180,10 +187,41 @@ def test_dropout_is_of_training_and_is_refused_where_it_would_be_wrong():
         _ = decoder.head.weight
     decoder.eval()
     assert torch.equal(decoder(batch), decoder(batch))
-    other, _ = setting()
-    other.recompute_every = 1
-    with pytest.raises(ConfigError, match="drawn anew"):
-        adapt(other, LoRA(rank=2, dropout=0.5))
+
+
+@pytest.mark.parametrize("family", ["nemotron_h", "hymba"])
+def test_dropout_is_the_same_where_a_layer_is_run_again(family):
+    gradients = []
+    for every in (None, 1):
+        decoder, batch = setting(family)
+        adapter = stirred(adapt(decoder, LoRA(rank=2, dropout=0.5)))
+        decoder.recompute_every = every
+        torch.manual_seed(0)
+        decoder(batch).square().sum().backward()
+        gradients.append([parameter.grad for parameter in adapter.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True)) and gradients[0][0].abs().max() > 0
+
+
+@torch.no_grad()
+def test_each_sequence_of_a_batch_with_its_own_adapter():
+    config = random_config(1, "M*-")
+    decoder, sequences = random_model(config), random_ids(config.vocab, 4, 7, 3)
+    stirred(adapt(decoder, LoRA(rank=2, targets=("all", "head"), dora=True), "first"), 1)
+    stirred(adapt(decoder, TiedLoRA(rank=3, targets=("in_proj.x", "mlp")), "second"), 2)
+    names, alone = ["second", None, "first"], []
+    for name, ids in zip(names, sequences, strict=True):
+        activate(decoder, *[name] * (name is not None))
+        alone.append(decoder(Batch.of([ids])))
+    batch, lengths = Batch.of(sequences), [4, 7, 3]
+    with by_sequence(decoder, names, lengths):
+        torch.testing.assert_close(decoder(batch), torch.cat(alone), atol=1e-5, rtol=1e-5)
+    hidden, last = decoder.hidden_states, torch.tensor([3, 10, 13])
+    with by_sequence(decoder, names, lengths, asked=[1, 1, 1]):
+        found = decoder.logits(hidden(batch)[last])
+    torch.testing.assert_close(found, torch.cat([each[-1:] for each in alone]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(decoder(Batch.of(sequences[2:])), alone[2], atol=1e-5, rtol=1e-5)  # what was active is again
+    with pytest.raises(ConfigError, match="no adapter 'third'"), by_sequence(decoder, ["third"], [1]):
+        pass
 
 
 @torch.no_grad()

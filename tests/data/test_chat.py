@@ -33,7 +33,8 @@ BRACKETS = """{{ bos_token }}{% for message in messages %}
 {% generation %} {{ message['content'] }}</s>{% endgeneration %}{% endif %}
 {% endfor %}"""
 PLAIN_CHATML = for_others(BUILT_IN["chatml"])
-TEMPLATES = {"llama3": LLAMA3, "brackets": BRACKETS, "plain chatml": PLAIN_CHATML, **BUILT_IN}
+OWN = {name: BUILT_IN[name] for name in ("chatml", "nemotron4")}
+TEMPLATES = {"llama3": LLAMA3, "brackets": BRACKETS, "plain chatml": PLAIN_CHATML, **OWN}
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,14 @@ def test_a_token_across_the_border_is_refused_and_counted(tokenizer: Tokenizer) 
     assert rows.counts == {"a token belongs to prompt and answer at once": 1} and len(rows.sources) == 1
 
 
+def test_plain_is_prompt_and_completion_and_the_end(tokenizer: Tokenizer) -> None:
+    template = Template(BUILT_IN["plain"], tokenizer)
+    found = template.learned(said("2 + 2 =\n", "4"))
+    assert found.ids.tolist() == [*tokenizer.encode("2 + 2 =\n"), *tokenizer.encode("4"), tokenizer.eos_id]
+    assert found.ids[found.learned].tolist() == [*tokenizer.encode("4"), tokenizer.eos_id]
+    assert template.ending() == tokenizer.decode([tokenizer.eos_id])
+
+
 def test_control_tokens_can_be_added(tokenizer: Tokenizer) -> None:
     template = Template(BUILT_IN["chatml"].replace("im_", "turn_"), tokenizer)
     assert template.unknown == ["<|turn_end|>", "<|turn_start|>"]
@@ -180,7 +189,7 @@ def test_control_tokens_can_be_added(tokenizer: Tokenizer) -> None:
     assert kept.eos_id == larger.backend.token_to_id("<|turn_end|>") and kept.decode([kept.eos_id]) == "<|turn_end|>"
     again = template_of(None, kept)
     assert again.ids(again.render(CHATS[0], begin=False)) == found.ids.tolist()
-    with pytest.raises(ConfigError, match="has no chat template; give --template chatml or nemotron4"):
+    with pytest.raises(ConfigError, match="has no chat template; give --template chatml, nemotron4, plain"):
         template_of(None, tokenizer)
     with pytest.raises(DataError, match="'chatlm' is no chat template"):
         template_of("chatlm", tokenizer)

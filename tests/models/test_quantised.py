@@ -31,7 +31,7 @@ def test_what_is_written_is_what_is_read(family: str, to: str, tmp_path: Path) -
     assert config_of(tmp_path / "model") == config
     assert source.encodings == {name: held.encoding for name, held in quantised(made).items()}
     for name, held in quantised(made).items():
-        assert torch.equal(source.read(name), held.weight()) and torch.equal(source.rows(name, 1, 3), held.weight()[1:3])
+        assert torch.equal(source.read(name), held.weight) and torch.equal(source.rows(name, 1, 3), held.weight[1:3])
     batch = Batch.of([random_ids(config.vocab, 9)[0]])
     assert torch.equal(found(batch), made(batch))
     torch.testing.assert_close(streamed(source, torch.float32)(batch), made(batch), atol=1e-5, rtol=1e-5)

@@ -16,7 +16,7 @@ MODELS = {**FAMILIES, "moe": lambda seed: random_config(seed, "ME*E")}
 
 
 def decoded(weight: torch.Tensor, kind: Kind, group: int = 32) -> torch.Tensor:
-    return QuantisedLinear(*encode(weight, Encoding(kind, group)), weight.shape[1]).weight()
+    return QuantisedLinear(*encode(weight, Encoding(kind, group)), weight.shape[1]).weight
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 33), (5, 600)])
@@ -101,7 +101,7 @@ def test_a_quantised_decoder_is_the_decoder_of_those_weights(family, to):
     limits = {Kind.INT8: 0.02, Kind.FP8: 0.04, Kind.INT4: 0.15}
     assert all(0 < row.error < limits[row.encoding.kind] for row in rows)
     for name, held in quantised(codes).items():
-        plain.get_parameter(name).copy_(held.weight())
+        plain.get_parameter(name).copy_(held.weight)
     batch = Batch.of([random_ids(config.vocab, 20)[0]])
     torch.testing.assert_close(codes(batch), plain(batch), atol=1e-5, rtol=1e-5)
     with pytest.raises(ConfigError, match="quantised already"):

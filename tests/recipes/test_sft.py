@@ -75,7 +75,7 @@ def test_two_stages_with_replay(folder: Path, capsys: pytest.CaptureFixture) -> 
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        (["--data", "{}/code.jsonl"], "The tokenizer has no chat template; give --template chatml or nemotron4"),
+        (["--data", "{}/code.jsonl"], "The tokenizer has no chat template; give --template chatml, nemotron4, plain"),
         (["--data", "{}/code.jsonl", "--template", "chatml"], "writes <|im_end|>, <|im_start|>, which the tokenizer does not know"),
         (["--data", "{}/code.jsonl", "--replay", "2%"], "--replay is for a second stage"),
         (["--then", "{}/code.jsonl"], "together with --data"),

@@ -4,7 +4,7 @@ Lives here: which layers are reached, the low-rank change, its methods, adapters
 (`train`), the layers themselves (`nn`). Imports models, nn, ops, axes, config and errors.
 """
 
-from amaru.adapters.attach import Merged, activate, adapt, attach, detach, fold, merge, switched_off, unmerge
+from amaru.adapters.attach import Merged, activate, adapt, attach, by_sequence, detach, fold, merge, switched_off, unmerge
 from amaru.adapters.lora import LoRA
 from amaru.adapters.method import Adapter, Method
 from amaru.adapters.targets import chosen, coverage, describe, sites
@@ -19,6 +19,7 @@ __all__ = [
     "activate",
     "adapt",
     "attach",
+    "by_sequence",
     "chosen",
     "coverage",
     "describe",

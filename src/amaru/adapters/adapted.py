@@ -1,5 +1,6 @@
 """A linear layer with what adapters add to it: the one place where their changes meet the base weight."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,11 +12,6 @@ from amaru.errors import ConfigError
 from amaru.nn.linear import Linear, QuantisedLinear
 
 Base = Linear | QuantisedLinear
-
-
-def numbers_of(base: Base) -> Tensor:
-    """[rows, cols]: the weight, or what its codes mean."""
-    return base.weight() if isinstance(base, QuantisedLinear) else base.weight
 
 
 class Change(NamedTuple):
@@ -37,7 +33,7 @@ class Change(NamedTuple):
     def matrix(self, base: Base, dtype: torch.dtype) -> Tensor:
         """[rows of the base, cols]: the same as a matrix."""
         change = self.low_rank.matrix(self.part, dtype)
-        weight = numbers_of(base)
+        weight = base.weight
         if (gain := self._gain(base)) is not None:
             rows = weight[self.rows].to(dtype)
             change = gain.to(dtype)[:, None] * (rows + change) - rows
@@ -46,16 +42,19 @@ class Change(NamedTuple):
     def _gain(self, base: Base) -> Tensor | None:
         if self.low_rank.factor("magnitude") is None:
             return None
-        weight = numbers_of(base)[self.rows].detach()
+        weight = base.weight[self.rows].detach()
         return self.low_rank.gain(self.part, weight.to(torch.promote_types(weight.dtype, torch.float32)))
 
 
 class Active(nn.Module):
-    """The names of adapters that are added. A module, and a new one for each choice: recordings of a decoder notice that by its parts."""
+    """The names of adapters that are added, each to all tokens or to those at its `rows`.
 
-    def __init__(self, *names: str) -> None:
+    A module, and a new one for each choice: recordings of a decoder notice that by its parts.
+    """
+
+    def __init__(self, *names: str, rows: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
-        self.names = names
+        self.names, self.rows = names, rows
 
 
 class AdaptedLinear(nn.Module):
@@ -73,8 +72,18 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = plain = self.base(x)
+        if self.active.rows is not None:
+            return self._by_rows(x, plain, self.active.rows)
         for change in self._added():
             y = y + change.added(x, plain, self.base)
+        return y
+
+    def _by_rows(self, x: Tensor, plain: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
+        y = plain
+        for name in self.active.names:
+            places = rows[name].to(x.device)
+            for change in self.changes[name]:
+                y = y.index_add(0, places, change.added(x[places], plain[places], self.base))
         return y
 
     @property
@@ -82,7 +91,7 @@ class AdaptedLinear(nn.Module):
         """[rows, cols]: the weight that x meets, for losses that read the head's; gradients reach the adapters through it."""
         if any(change.low_rank.dropout and change.low_rank.training for change in self._added()):
             raise ConfigError("This loss reads the weight of the head, which has no dropout to speak of; train the head with dropout 0.")
-        return sum((change.matrix(self.base, self._dtype) for change in self._added()), numbers_of(self.base).to(self._dtype))
+        return sum((change.matrix(self.base, self._dtype) for change in self._added()), self.base.weight.to(self._dtype))
 
     @property
     def bias(self) -> nn.Parameter | None:
@@ -90,7 +99,7 @@ class AdaptedLinear(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return torch.promote_types(numbers_of(self.base).dtype, torch.float32)
+        return torch.promote_types(self.base.weight.dtype, torch.float32)
 
     @torch.no_grad()
     def merge(self) -> float:

@@ -1,14 +1,14 @@
 """Adapters on a decoder: put on and taken off, switched on and off, merged and taken out again."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from amaru.adapters.adapted import Active, AdaptedLinear, Base, Change, numbers_of
+from amaru.adapters.adapted import Active, AdaptedLinear, Base, Change
 from amaru.adapters.method import Adapter, Method
 from amaru.errors import ConfigError
 from amaru.models.decoder import Decoder
@@ -32,11 +32,11 @@ def adapt(decoder: Decoder, method: Method, name: str = "default") -> Adapter:
     """
     dtype = torch.promote_types(decoder.embedding.weight.dtype, torch.float32)
     with torch.device(decoder.embedding.weight.device):
-        adapter = Adapter(method, decoder.config, dtype)
+        adapter = Adapter(method, method.blocks(decoder.config), dtype)
     for block in adapter.blocks.values():
         magnitude = adapter.change(block.name).factor("magnitude")
         for site, part in block.parts() if magnitude is not None else ():
-            weight = numbers_of(base_of(decoder, site.path))[site.start : site.stop].detach()
+            weight = base_of(decoder, site.path).weight[site.start : site.stop].detach()
             magnitude.data[part] = weight.to(magnitude.dtype).norm(dim=1)  # type: ignore[union-attr]
     attach(decoder, adapter, name)
     return adapter
@@ -45,15 +45,12 @@ def adapt(decoder: Decoder, method: Method, name: str = "default") -> Adapter:
 def attach(decoder: Decoder, adapter: Adapter, name: str = "default") -> None:
     """Put an adapter on a decoder of its shapes, beside those that are there, and switch on this one alone.
 
-    Raises `ConfigError` for a name that is taken or is none, while adapters are merged, and for dropout where layers are recomputed,
-    since it would be drawn anew.
+    Raises `ConfigError` for a name that is taken or is none, and while adapters are merged.
     """
     others = _held(decoder)
     if not re.fullmatch(r"\w[\w-]*", name) or hasattr(others, name):
         raise ConfigError(f"An adapter's name has letters, digits, _ and -, and is not taken; got '{name}'.")
     _refuse_merged(decoder)
-    if adapter.method.dropout and decoder.recompute_every:
-        raise ConfigError("Dropout would be drawn anew where layers are recomputed; leave dropout at 0 or recompute none.")
     decoder.requires_grad_(False)
     for block in adapter.blocks.values():
         for site, part in block.parts():
@@ -93,6 +90,37 @@ def activate(decoder: Decoder, *names: str) -> None:
         linear.active = Active(*(name for name in names if name in linear.changes))
     for name, adapter in _held(decoder).items():
         cast(Adapter, adapter).train_factors(name in names)
+
+
+@contextmanager
+def by_sequence(
+    decoder: Decoder, names: Sequence[str | None], lengths: Sequence[int], asked: Sequence[int] | None = None
+) -> Iterator[None]:
+    """`with by_sequence(decoder, ["french", None, "sql"], [5, 1, 1]): decoder(batch, state)`: each sequence of a batch with its adapter.
+
+    `lengths` are the tokens of each sequence in the batch, `asked` those of them whose logits are taken (None: all), which is what an
+    adapted head sees. None stands for the model as it is. Afterwards the adapters are active that were before.
+    Raises `ConfigError` for names that are not there, and while adapters are merged.
+    """
+    _check_names(decoder, *(name for name in names if name is not None))
+    _refuse_merged(decoder)
+    tokens, heads = (_rows(names, counts) for counts in (lengths, lengths if asked is None else asked))
+    linears = adapted(decoder)
+    before = {path: linear.active for path, linear in linears.items()}
+    for path, linear in linears.items():
+        rows = heads if path == "head" else tokens
+        linear.active = Active(*(name for name in rows if name in linear.changes), rows=rows)
+    try:
+        yield
+    finally:
+        for path, linear in linears.items():
+            linear.active = before[path]
+
+
+def _rows(names: Sequence[str | None], counts: Sequence[int]) -> dict[str, Tensor]:
+    """By adapter the places of its tokens."""
+    owner = [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
+    return {name: torch.tensor([place for place, each in enumerate(owner) if each == name]) for name in dict.fromkeys(owner) if name}
 
 
 @contextmanager

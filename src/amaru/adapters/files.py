@@ -100,7 +100,7 @@ def _record(directory: Path) -> Record:
 
 def _shaped(record: Record, decoder: Decoder, directory: Path) -> Adapter:
     try:
-        return Adapter(record.method, decoder.config)
+        return Adapter(record.method, record.method.blocks(decoder.config))
     except ConfigError as error:
         raise CheckpointError(f"The adapter at {directory} does not fit this model: {error}") from None
 

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -73,8 +74,12 @@ class Method(Config):
 
     def blocks(self, config: DecoderConfig) -> list[Block]:
         """What is adapted, in the model's order; raises `ConfigError` for a rank above a dimension."""
+        return self.bundled(chosen(config, self.targets, self.layers))
+
+    def bundled(self, reached: Iterable[Site]) -> list[Block]:
+        """Blocks of these sites; raises `ConfigError` for a rank above a dimension."""
         bundles: dict[tuple, list[Site]] = {}
-        for site in chosen(config, self.targets, self.layers):
+        for site in reached:
             owner, _, last = site.path.rpartition(".")
             bundle = next((each for each in FUSED if last in each), None) if self.fuse and site.segment is None else None
             bundles.setdefault((owner, bundle or site.name), []).append(site)
@@ -92,19 +97,19 @@ class Method(Config):
     def trained_count(self, config: DecoderConfig) -> int:
         """How many numbers are trained, without making them."""
         with torch.device("meta"):
-            return Adapter(self, config).trained_count
+            return Adapter(self, self.blocks(config)).trained_count
 
 
 class Adapter(nn.Module):
-    """`Adapter(method, config)`: the factors of every block, drawn; registered once each, those that are shared under `groups`.
+    """`Adapter(method, method.blocks(config))`: the factors of all, drawn; each is registered once, a shared one under `groups`.
 
     Names inside have slashes for the dots of the model's. Nothing of a decoder is held: `attach` lets its layers read from here.
     """
 
-    def __init__(self, method: Method, config: DecoderConfig, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, method: Method, blocks: Sequence[Block], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.method = method
-        self.blocks = {block.name: block for block in method.blocks(config)}
+        self.blocks = {block.name: block for block in blocks}
         self.groups, self.own = nn.ModuleDict(), nn.ModuleDict()
         for name, block in self.blocks.items():
             key = block.role.replace(".", "/")

@@ -182,7 +182,8 @@ def _adapter(settings: dict[str, Any], pairs: dict[str, Pair], decoder: Decoder)
         dropout=settings.get("lora_dropout", 0.0),
     )
     with torch.device(decoder.embedding.weight.device):
-        adapter = Adapter(method, decoder.config, torch.promote_types(decoder.embedding.weight.dtype, torch.float32))
+        dtype = torch.promote_types(decoder.embedding.weight.dtype, torch.float32)
+        adapter = Adapter(method, method.blocks(decoder.config), dtype)
     for path, pair in pairs.items():
         change = adapter.change(path)
         given = {"A": pair.A, "B": pair.B * (pair.scale / change.scale), "magnitude": pair.magnitude}

@@ -19,7 +19,7 @@ def command(
     replay: Annotated[str | None, typer.Option(help="Share of the first stage that the second sees again.")] = None,
     epochs: Annotated[float | None, typer.Option(help="How often each conversation is seen, in every stage.")] = None,
     template: Annotated[
-        str | None, typer.Option(help="chatml, nemotron4, or a file with a jinja template; the default is the tokenizer's own.")
+        str | None, typer.Option(help="chatml, nemotron4, plain, or a file with a jinja template; the default is the tokenizer's own.")
     ] = None,
     add_special_tokens: Annotated[
         bool | None, typer.Option("--add-special-tokens", help="Give the model rows for control tokens that it lacks.")

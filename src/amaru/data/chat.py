@@ -131,7 +131,7 @@ class Template:
 
     def ending(self) -> str:
         """The control token that ends an answer."""
-        found = self.learned([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+        found = self.learned([{"role": "user", "content": "a\n"}, {"role": "assistant", "content": "b"}])  # "ab" may be one token
         texts = [self._backend.id_to_token(token) or "" for token in found.ids[found.learned].tolist()]
         return next(text for text in reversed(texts) if self._control.fullmatch(text))
 

@@ -1,4 +1,4 @@
-"""The chat templates that amaru brings along, for models whose tokenizer has none: ChatML, and Nemotron-4's."""
+"""The chat templates that amaru brings along, for models whose tokenizer has none: ChatML, Nemotron-4's, and none of either's marks."""
 
 import re
 from pathlib import Path
@@ -42,7 +42,18 @@ NEMOTRON4 = """\
 {%- if add_generation_prompt -%}{{- 'Assistant\\n' -}}{%- endif -%}
 """
 
-BUILT_IN = {"chatml": CHATML, "nemotron4": NEMOTRON4}
+# Texts as they are, one after the other; an answer ends as documents do. For prompts and completions, and models without rows for marks.
+PLAIN = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{- message['content'] + eos_token -}}{%- endgeneration -%}
+{%- else -%}
+{{- message['content'] -}}
+{%- endif -%}
+{%- endfor -%}
+"""
+
+BUILT_IN = {"chatml": CHATML, "nemotron4": NEMOTRON4, "plain": PLAIN}
 
 
 def template_of(name: str | None, tokenizer: Tokenizer) -> Template:
@@ -53,7 +64,7 @@ def template_of(name: str | None, tokenizer: Tokenizer) -> Template:
     if name is None:
         found = Template.of(tokenizer)
         if found is None:
-            raise ConfigError(f"The tokenizer has no chat template; give --template {' or '.join(BUILT_IN)}, or a file with one.")
+            raise ConfigError(f"The tokenizer has no chat template; give --template {', '.join(BUILT_IN)}, or a file with one.")
         return found
     if name in BUILT_IN:
         return Template(BUILT_IN[name], tokenizer)

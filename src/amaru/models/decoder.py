@@ -175,7 +175,8 @@ class Decoder(nn.Module):
         again = self.recompute_every if state is None and torch.is_grad_enabled() else None
         for index, layer in enumerate(self.in_order()):
             if again and (index + 1) % again == 0:
-                x, kv = checkpoint(layer, x, batch, None, kv, use_reentrant=False, preserve_rng_state=False)
+                drawn = hasattr(self, "adapters")  # nothing else draws: dropout must be the same when the layer is run again
+                x, kv = checkpoint(layer, x, batch, None, kv, use_reentrant=False, preserve_rng_state=drawn)
             else:
                 x, kv = layer(x, batch, None if state is None else state[index], kv)
         return x

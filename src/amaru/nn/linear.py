@@ -57,6 +57,7 @@ class QuantisedLinear(nn.Module):
             return quantised_linear(x, self.codes, self.scales, bias)
         return quantised_linear(x.flatten(0, -2), self.codes, self.scales, bias).unflatten(0, x.shape[:-1])
 
+    @property
     def weight(self) -> Tensor:
         """What the codes mean, float32 [rows, cols]."""
         return dequantise(self.codes, self.scales, self.cols, torch.float32)

@@ -31,6 +31,7 @@ class Codes(nn.Module):
     def forward(self, x: Tensor, expert: int) -> Tensor:
         return quantised_linear(x, self.codes[expert], self.scales[expert])
 
+    @property
     def weight(self) -> Tensor:
         """What the codes mean, float32 [experts, rows, cols]."""
         return torch.stack([dequantise(*pair, self.cols, torch.float32) for pair in zip(self.codes, self.scales, strict=True)])

@@ -31,11 +31,14 @@ def quantise(decoder: Decoder, scheme: Scheme) -> list[Quantised]:
     """
     if quantised(decoder):
         raise ConfigError("This decoder is quantised already; quantise the one it was made from.")
+    there = dict(decoder.named_parameters())
+    if hidden := [name for name in scheme.encodings(decoder.config) if name not in there]:
+        raise ConfigError(f"{hidden[0]} is hidden by an adapter; quantise first and load the adapter then, or fold it in before.")
     rows = []
     for name, encoding in scheme.encodings(decoder.config).items():
         weight = decoder.get_parameter(name)
         place_codes(decoder, name, *encode(weight, encoding), weight.shape[-1])
-        rows.append(Quantised(name, encoding, _error(quantised(decoder)[name].weight(), weight)))
+        rows.append(Quantised(name, encoding, _error(quantised(decoder)[name].weight, weight)))
     return rows
 
 

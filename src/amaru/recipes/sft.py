@@ -52,7 +52,7 @@ class SFTRecipe(Config):
     """`SFTRecipe(start="runs/stories/model", stages=(Stage(data=("chats.jsonl",)),), template="chatml")`.
 
     start               the checkpoint that is trained, with its tokenizer
-    template            chatml, nemotron4, or a file with a jinja template; None takes the tokenizer's own
+    template            chatml, nemotron4, plain, or a file with a jinja template; None takes the tokenizer's own
     add_special_tokens  control tokens that the template writes and the tokenizer lacks are added, with rows of the model for them
     row_length          tokens a row; conversations are never cut across rows
     too_long            a conversation longer than a row: drop it, or cut its last turns
@@ -95,18 +95,8 @@ def fine_tune(recipe: SFTRecipe, run: Run) -> dict[str, Any]:
     """Every stage in turn; returns the last checkpoint and the losses of all models on the validation rows of all stages."""
     template = resolved_template(recipe)
     tokenizer = chat_tokenizer(recipe, template)
-    texts: dict[str, Text] = {}
     found = parts(recipe)
-    for part in found:
-        run.progress.note(f"  {part.name}: {part.summary}")
-        training, validation = (
-            _rows(run, f"{part.name}-{side}", some, template, recipe)
-            for side, some in (("training", part.training), ("validation", part.validation))
-        )
-        shown = examples(training, tokenizer)
-        run.write(f"{part.name}-examples.json", shown)
-        show(shown, run.progress)
-        texts[part.name] = Text(tokenizer, {part.name: training}, validation)
+    texts = {part.name: taught(part, template, tokenizer, recipe, run) for part in found}
     models, begins = {"start": Path(recipe.start)}, Path(recipe.start)
     for part in found:
         begins = models[part.name] = _stage(recipe, run, part, texts[part.name], begins)
@@ -114,6 +104,19 @@ def fine_tune(recipe: SFTRecipe, run: Run) -> dict[str, Any]:
     stages = [{"name": part.name, "model": part.model, "summary": part.summary} for part in found]
     run.write("comparison.json", {"stages": stages, "rows": rows})
     return {"checkpoint": str(begins), "rows": rows}
+
+
+def taught(part: Part, template: Template, tokenizer: Tokenizer, recipe: SFTRecipe, run: Run) -> Text:
+    """A stage's conversations as rows, kept; the first are shown with what is learned of them."""
+    run.progress.note(f"  {part.name}: {part.summary}")
+    training, validation = (
+        _rows(run, f"{part.name}-{side}", some, template, recipe)
+        for side, some in (("training", part.training), ("validation", part.validation))
+    )
+    shown = examples(training, tokenizer)
+    run.write(f"{part.name}-examples.json", shown)
+    show(shown, run.progress)
+    return Text(tokenizer, {part.name: training}, validation)
 
 
 def parts(recipe: SFTRecipe) -> list[Part]:

@@ -5,21 +5,25 @@ from pathlib import Path
 
 from amaru.config.records import read_record
 from amaru.errors import ArtifactError
+from amaru.report.adapt import adapt_page
 from amaru.report.compression import compression_page
 from amaru.report.demo import demo_page
 from amaru.report.distillation import distillation_page
 from amaru.report.fp8 import fp8_page
 from amaru.report.page import Page
 from amaru.report.sft import sft_page
+from amaru.report.tied_lora import tied_lora_page
 from amaru.report.training import training_page
 
 PAGES: dict[str, Callable[[Path], Page]] = {
     "train": training_page,
     "sft": sft_page,
+    "adapt": adapt_page,
     "distill": distillation_page,
     "compress": compression_page,
     "demo": demo_page,
     "reproduce-fp8": fp8_page,
+    "reproduce-tied-lora": tied_lora_page,
 }
 
 

@@ -5,6 +5,7 @@ import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -59,8 +60,6 @@ def run(checkpoint: str | Path, bench: MemoryBench, progress: Progress = print) 
 
     `logits` are the bytes of all logits of the head in bf16. Raises `BackendError` on another system than Linux.
     """
-    if not RESET.exists():
-        raise BackendError(f"The most that a process held is read from {PEAK}, which only Linux has.")
     peaks = []
     for name, chunk in (("head, chunk by chunk", bench.chunk), ("head, all logits", 0)):
         progress(name)
@@ -74,18 +73,36 @@ def run(checkpoint: str | Path, bench: MemoryBench, progress: Progress = print) 
 
 
 def _peak(name: str, prepare: Prepare, *arguments: object) -> Peak:
+    found = taken(name, prepare, *arguments)
+    return Peak(name=name, before=found.before, above=found.above)
+
+
+class Taken(NamedTuple):
+    """Bytes that a process held before some work, the most that came on top, and what the work gave back."""
+
+    before: int
+    above: int
+    result: Any
+
+
+def taken(name: str, prepare: Prepare, *arguments: object) -> Taken:
+    """`taken("steps", prepare, recipe).above`: of `prepare(recipe)()` in a process of its own; `prepare` is a function of some module.
+
+    Raises `BackendError` on another system than Linux, and where the process ends early.
+    """
+    if not RESET.exists():
+        raise BackendError(f"The most that a process held is read from {PEAK}, which only Linux has.")
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(theirs, torch.get_num_threads(), prepare, *arguments))
     process.start()
     theirs.close()
     try:
-        before, above = ours.recv()
+        return Taken(*ours.recv())
     except EOFError:
         raise BackendError(f"The process that measured '{name}' ended early; is there enough memory?") from None
     finally:
         process.join()
-    return Peak(name=name, before=before, above=above)
 
 
 def _measure(answer: Connection, threads: int, prepare: Prepare, *arguments: object) -> None:
@@ -95,9 +112,9 @@ def _measure(answer: Connection, threads: int, prepare: Prepare, *arguments: obj
     gc.collect()
     before = psutil.Process().memory_info().rss
     RESET.write_text("5")
-    work()
+    result = work()
     most = next(int(line.split()[1]) * 1024 for line in PEAK.read_text().splitlines() if line.startswith("VmHWM"))
-    answer.send((before, most - before))
+    answer.send((before, most - before, result))
 
 
 def _head(bench: MemoryBench, chunk: int) -> Callable[[], object]:

@@ -7,21 +7,31 @@ from typing import Any, NamedTuple
 
 from amaru.config import Config, atomic_file
 from amaru.errors import ConfigError
-from amaru.recipes.reproduce import fp8
-from amaru.recipes.run import Run
+from amaru.recipes.reproduce import fp8, tied_lora, tied_lora_verdict
 
 
 class Claim(NamedTuple):
-    """`sentence` is what the paper says; `make(recipe, run)` fills the cells that are missing, `judge(directory)` reads them all."""
+    """`sentence` is what the paper says; `make(recipe, run)` fills the cells that are missing, `judge(directory)` reads them all.
+
+    `side_by_side` says that `make` takes `jobs`, how many cells are made at a time.
+    """
 
     sentence: str
     recipe: type[Config]
-    make: Callable[[Any, Run], None]
+    make: Callable[..., None]
     judge: Callable[[Path], dict[str, Any]]
+    side_by_side: bool = False
 
 
 CLAIMS = {
     "fp8": Claim("Trained in FP8, the loss is within 0.1 % of that in BF16 (Nemotron-H, 2.3).", fp8.Fp8Pairs, fp8.make, fp8.judge),
+    "tied-lora": Claim(
+        "Tied-LoRA is within 1 to 2 % of LoRA with an eighth of its numbers, at ranks 2 to 128 (arXiv 2311.09578).",
+        tied_lora.TiedLoraTrials,
+        tied_lora.make,
+        tied_lora_verdict.judge,
+        side_by_side=True,
+    ),
 }
 
 
