@@ -30,6 +30,7 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Seed of the data order.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, e.g. learning.batch_rows=4.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; the default is named after the settings.")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
     json: JsonFlag = False,
 ) -> None:
     """Distil a student with its teacher's logits. The same command continues an interrupted run.
@@ -58,7 +59,7 @@ def command(
     }
     resolved = build_recipe(DistillRecipe, recipe, given, settings or [])
     directory = out or default_directory("distill", resolved)
-    with LiveLine() as progress, Run(directory, "distill", resolved, progress) as run:
+    with LiveLine() as progress, Run(directory, "distill", resolved, progress, device) as run:
         progress.note(f"Distilling in {directory}")
         found = distill(resolved, run)
     from amaru.report.runs import write_report
@@ -77,6 +78,6 @@ def _kept(text: str | None) -> int | str | None:
 def _print(facts: Mapping[str, Any], console: Console) -> None:
     for name, row in facts["rows"].items():
         console.print(
-            f"{name:<9} loss {row['loss']:.4f}  KL to the teacher {row['teacher_kl']:.4f}  same choice {row['teacher_agreement']:.1%}"
+            f"{name:<10} loss {row['loss']:.4f}  KL to the teacher {row['teacher_kl']:.4f}  same choice {row['teacher_agreement']:.1%}"
         )
     console.print(f"\ncheckpoint  {facts['checkpoint']}\nreport      {facts['report']}")

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from amaru.cli.output import JsonFlag, LiveLine, emit
 from amaru.cli.processes import together
-from amaru.errors import ConfigError
 
 
 def command(
@@ -36,7 +35,7 @@ def command(
     json: JsonFlag = False,
 ) -> None:
     """Train a hybrid model on your text. The same command continues an interrupted run."""
-    from amaru.cli.settings import build_recipe, count
+    from amaru.cli.settings import build_recipe, count, in_precision
     from amaru.recipes.forecast import forecast
     from amaru.recipes.published import find
     from amaru.recipes.run import default_directory
@@ -55,7 +54,7 @@ def command(
         "learning.tokens": count("--tokens", tokens),
         "learning.lr": lr,
         "seed": seed,
-        **_precision(precision, settings or []),
+        **in_precision(precision, settings or []),
     }
     resolved = build_recipe(TrainRecipe, recipe and find(recipe), given, settings or [])
     directory = out or default_directory("train", resolved)
@@ -78,14 +77,6 @@ def command(
         + " --memory 60%",
     ]
     emit({**trained.summary, "report": write_report(directory), "next": following}, json=json, people=_print_summary)
-
-
-def _precision(name: str | None, settings: list[str]) -> dict[str, Any]:
-    if name not in (None, "bf16", "fp32", "fp8"):
-        raise ConfigError(f"--precision is bf16, fp32 or fp8; got '{name}'.")
-    if name in ("bf16", "fp32") and any(setting.startswith("fp8") for setting in settings):
-        raise ConfigError(f"Settings of fp8 have no effect with --precision {name}; leave them out, or give --precision fp8.")
-    return {"learning.dtype": "bf16" if name == "fp8" else name, "fp8": {} if name == "fp8" else None}
 
 
 def _print_forecast(facts: Any, console: Console) -> None:

@@ -105,7 +105,7 @@ class Lesson:
 
     def _model(self) -> Decoder:
         """In bf16 its matrices take half the memory; A_log, D and dt_bias stay in fp32."""
-        decoder = load(self.teacher, self.dtype)
+        decoder = load(self.teacher, self.dtype, self.run.device)
         decoder.compute_dtype = None if self.dtype is torch.float32 else self.dtype
         return decoder
 
