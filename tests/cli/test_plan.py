@@ -27,9 +27,9 @@ def test_a_model_that_does_not_fit_is_a_finding(device: str, code: int, said: st
 def test_the_context_changes_only_the_cache(capsys: pytest.CaptureFixture[str]) -> None:
     memories = []
     for context in ("1000", "3000"):
-        main(["plan", "nemotron-h-56b", "--context", context, "--kv", "int4", "--json"])
+        main(["plan", "nemotron-h-56b", "--context", context, "--kv", "fp8", "--json"])
         memories.append(json.loads(capsys.readouterr().out)["memory"])
-    assert memories[1]["total"] - memories[0]["total"] == memories[1]["kv"] - memories[0]["kv"] == 2000 * 40_960 // 4
+    assert memories[1]["total"] - memories[0]["total"] == memories[1]["kv"] - memories[0]["kv"] == 2000 * 40_960 // 2
 
 
 def test_training_is_planned_for_a_layout(capsys: pytest.CaptureFixture[str]) -> None:
