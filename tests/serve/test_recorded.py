@@ -10,8 +10,9 @@ from amaru.models.state import DecoderState
 from amaru.nn import MLP, Attention
 from amaru.nn.rope import Rope
 from amaru.ops.native import lacks
-from amaru.serve.forward import Work, _batch, hidden_after
+from amaru.serve.forward import advance, hidden_after
 from amaru.serve.recorded import RECORDED
+from amaru.serve.work import Work, batch_of
 
 pytestmark = pytest.mark.skipif(lacks() is not None, reason="recordings hold native kernels")
 SEQUENCES = [[3, 5, 8, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7, 9, 3, 2, 3]]
@@ -19,7 +20,7 @@ SEQUENCES = [[3, 5, 8, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7, 9, 3, 2, 3]]
 
 @torch.inference_mode()
 def forward(decoder: Decoder, state: DecoderState, work: list[Work]) -> Tensor:
-    return decoder.hidden_states(_batch(work), state)
+    return decoder.hidden_states(batch_of(work), state)
 
 
 def run(step, decoder: Decoder, sizes: list[int]) -> list[Tensor]:
@@ -53,6 +54,21 @@ def test_a_transformer_with_rotary_positions_and_a_gate_is_recorded(rope, dtype)
         assert torch.equal(ours, expected)
     hidden_after(decoder, state := decoder.new_state(1, 80), [Work([5], 0, 0)])
     assert [step.refusal for step in RECORDED[state].values()] == [None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [[1, 1, 1], [3, 1, 2]])
+def test_logits_have_the_bits_of_forward_and_stay_as_they_are(sizes, dtype):
+    decoder = random_model(random_config(2, "M-*M"), 2).to(dtype)
+
+    @torch.inference_mode()
+    def logits(decoder: Decoder, state: DecoderState, work: list[Work]) -> Tensor:
+        ends = torch.tensor([len(item.ids) for item in work]).cumsum(0) - 1
+        return decoder.logits(forward(decoder, state, work)[ends])
+
+    for ours, expected in zip(run(advance, decoder, sizes), run(logits, decoder, sizes), strict=True):
+        assert ours.dtype is torch.float32
+        assert torch.equal(ours, expected)
 
 
 def test_steps_of_one_shape_are_recorded_once_and_shapes_apart():
