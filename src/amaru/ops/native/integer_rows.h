@@ -6,12 +6,14 @@
 #pragma once
 
 #include "codes.h"
+#include "team.h"
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 
 namespace {
 
 constexpr float LARGEST = 127 * 256;
+constexpr int64_t ALONE_WORK = 1 << 14;  // numbers that one thread rounds in the time that it takes to wake another
 
 // The tokens as integers. `sums` are those that codes, which are not negative, must be freed of: of all columns, or of each lane.
 struct Integers {
@@ -20,14 +22,14 @@ struct Integers {
     std::vector<float> scale, sums;
     int64_t sums_each;
 
-    Integers(const Tokens &x, bool grouped)
+    Integers(const Tokens &x, bool grouped, int threads)
         : width(grouped ? blocked(x.cols) : (x.cols + STEP - 1) / STEP * STEP), high(x.count * width), low(x.count * width), scale(x.count),
           sums(x.count * (grouped ? width / LANE : 1)), sums_each(grouped ? width / LANE : 1) {
-        std::vector<int32_t> q(width);
-        for (int64_t token = 0; token < x.count; token++) {
+        share(x.count, x.count * width < ALONE_WORK ? 1 : threads, [&](int64_t token) {
+            std::vector<int32_t> q(width);
             scale[token] = round(x.row(token), x.cols, q.data());
             grouped ? take_lanes(token, q.data()) : take(token, q.data());
-        }
+        });
     }
 
     // Returns the scale; that of a token which is not finite is NaN, and so is then all that it meets.

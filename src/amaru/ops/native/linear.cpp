@@ -41,7 +41,7 @@ template <class T> struct Product {
         const int64_t ahead = AHEAD / sizeof(T);
         if (count > ALONE)
             for (; row + 2 <= last; row += 2) block<2, PAIRED>(row, token, count, w + row * cols + ahead);
-        for (; row < last; row++) block<1, PAIRED>(row, token, count, w + row * cols + ahead / 2);
+        for (; row < last; row++) block<1, PAIRED>(row, token, count, w + row * cols + ahead / 4);
     }
 
     // Many tokens, in equal groups, each through all rows of a strip; the next strip is fetched row by row while they are computed.

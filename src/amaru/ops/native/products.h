@@ -18,7 +18,7 @@ constexpr int ALONE = 3, PAIRED = 8, MANY = 6;  // tokens in a block of one row,
 #else
 constexpr int ALONE = 3, PAIRED = 4, MANY = 2;
 #endif
-constexpr int64_t AHEAD = 8192;  // bytes: how far ahead of a block at work few tokens fetch the weight; one row at a time half of it
+constexpr int64_t AHEAD = 8192;  // bytes: how far ahead of a block at work few tokens fetch the weight; one row at a time a quarter of it
 
 typedef uint32_t words __attribute__((vector_size(WIDTH * sizeof(uint32_t))));
 

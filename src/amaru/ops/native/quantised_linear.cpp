@@ -134,9 +134,9 @@ EXPORT void quantised_linear(int64_t kind, int64_t group, int64_t tokens, int64_
     const Tokens from{tokens, cols, x_stride, (const bf16 *)x};
     const Output to{(const bf16 *)bias, (bf16 *)y, rows};
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
-    if (kind == INT8) product(Integers(from, false), Eight{(const int8_t *)codes, (const float *)scales}, from, to, threads);
+    if (kind == INT8) product(Integers(from, false, threads), Eight{(const int8_t *)codes, (const float *)scales}, from, to, threads);
     if (kind == INT4) {
-        const Integers numbers(from, true);
+        const Integers numbers(from, true, threads);
         const auto *c = (const uint8_t *)codes;
         const auto *s = (const bf16 *)scales;
         if (group == LANE) product(numbers, Four<1>{c, s}, from, to, threads);
