@@ -10,7 +10,7 @@ from torch import Tensor
 from amaru.errors import ConfigError
 from amaru.ops.attention import attention, reference
 from amaru.ops.exactness import exact
-from amaru.ops.paged_attention import NARROW, narrowed, native, paged_attention
+from amaru.ops.paged_attention import NARROW, narrowed, native, paged_attention, prompt
 from amaru.ops.paged_attention.narrow import widened
 
 PAGE, KV_HEADS, HEADS, QK, V = 4, 2, 6, 5, 7
@@ -107,6 +107,35 @@ def test_short_sequences_in_front_of_a_long_one() -> None:
     given, asked, (keys, values) = arguments("narrow", [30, 9, 90, 12], [1, 3, 40, 2], torch.float32)
     found = paged_attention(*given, **asked, scale=0.3)
     assert_close([found], [attention(given[0], keys, values, cu_seqlens=asked["cu_seqlens"], scale=0.3)], FP32)
+
+
+@pytest.mark.skipif(prompt.lacks_instructions() is not None, reason="needs AVX-512 BF16")
+@pytest.mark.parametrize(("window", "sinks"), [(None, 0), (300, 0), (37, 3), (0, 1), (200, 150)])
+@pytest.mark.parametrize("name", ["wide", "shared"])
+def test_prompts_over_pages(name: str, window: int | None, sinks: int) -> None:
+    given, asked, (keys, values) = arguments(name, [170, 400, 131, 1], [170, 133, 17, 1], torch.bfloat16)
+    seen = {"scale": 0.3 if name == "wide" else 30.0, "window": window, "sinks": sinks}
+    assert prompt.refuses(*given, **asked, **seen) is None
+    found = prompt.paged_attention(*given, **asked, **seen)
+    rows = [[tensor.double() for tensor in each] for each in (keys, values)]
+    expected = reference.attention(given[0].double(), *rows, cu_seqlens=asked["cu_seqlens"], **seen)
+    assert_close([found], [expected], BF16)
+
+
+@pytest.mark.skipif(prompt.lacks_instructions() is not None, reason="needs AVX-512 BF16")
+def test_bits_of_a_prompt_do_not_depend_on_threads() -> None:
+    given, asked, _ = arguments("wide", [300, 400], [300, 200], torch.bfloat16)
+    one, two = (at_threads(count, given, asked) for count in (1, 2))
+    assert torch.equal(one, two)
+    with exact():
+        assert "exact()" in (prompt.refuses(*given, **asked, scale=0.1) or "")
+
+
+def at_threads(count: int, given: list[Tensor], asked: dict[str, Tensor]) -> Tensor:
+    torch.set_num_threads(count)
+    found = prompt.paged_attention(*given, **asked, scale=0.1)
+    torch.set_num_threads(1)
+    return found
 
 
 def test_large_scores_do_not_overflow_in_native() -> None:

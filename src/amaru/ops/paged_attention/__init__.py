@@ -8,7 +8,7 @@ from amaru.ops.arguments import sequence_lengths
 from amaru.ops.backends import Backend, Op
 from amaru.ops.exactness import unless_exact
 from amaru.ops.native import lacks
-from amaru.ops.paged_attention import gathered, native
+from amaru.ops.paged_attention import gathered, native, prompt
 from amaru.ops.paged_attention.narrow import NARROW, narrowed
 
 __all__ = ["NARROW", "narrowed", "paged_attention"]
@@ -78,7 +78,7 @@ def _check(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, cu_seqlens: T
 
 
 def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
-    q, pool = torch.zeros(2, 4, 8, dtype=dtype), torch.zeros(2, 4, 2, 8, dtype=dtype)
+    q, pool = torch.zeros(2, 4, 16, dtype=dtype), torch.zeros(2, 4, 2, 16, dtype=dtype)
     asked = {"cu_seqlens": torch.tensor([0, 2]), "lengths": torch.tensor([2]), "scale": 1.0}
     return (q, pool, pool, torch.tensor([[1]])), asked
 
@@ -87,5 +87,6 @@ PAGED_ATTENTION = Op(
     "paged_attention",
     _sample,
     Backend("native", native.paged_attention, native.refuses, lacks),
+    Backend("prompt", prompt.paged_attention, prompt.refuses, prompt.lacks_instructions),
     Backend("gathered", gathered.paged_attention, unless_exact),
 )

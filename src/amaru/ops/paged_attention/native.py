@@ -1,7 +1,8 @@
 """Few queries over pages, compiled for the CPU: every key and value is read once, where it lies (native/paged_attention.cpp)."""
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -59,6 +60,25 @@ def paged_attention(
     if _most_queries(cu_seqlens) > MOST_QUERIES:
         asked = {"scale": scale, "window": window, "sinks": sinks}
         return torch.cat([paged_attention(*part, **where, **asked) for part, where in _parts(q, keys, values, pages, cu_seqlens, lengths)])
+    asked = {"cu_seqlens": cu_seqlens, "lengths": lengths, "scale": scale, "window": window, "sinks": sinks}
+    function = kernel("paged_attention", "ipf" + "p" * 7 + "i", returns=True)
+    return run(partial(function, q.dtype is torch.bfloat16), q, keys, values, pages, **asked)
+
+
+def run(
+    function: Callable[..., int],
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    pages: Tensor,
+    *,
+    cu_seqlens: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int | None,
+    sinks: int,
+) -> Tensor:
+    """Give a kernel its sizes and tensors; it returns the first sequence whose pages are none, or -1."""
     heads, qk = q.shape[1:]
     if q.stride(2) != 1 or q.stride(1) != qk:
         q = q.contiguous()
@@ -77,12 +97,8 @@ def paged_attention(
         sinks,
         q.stride(0),
     )
-    wrong = kernel("paged_attention", "ipf" + "p" * 7 + "i", returns=True)(
-        q.dtype is torch.bfloat16,
-        sizes,
-        scale,
-        *(tensor.data_ptr() for tensor in (bounds, lengths, pages, q, keys, values, out)),
-        torch.get_num_threads(),
+    wrong = function(
+        sizes, scale, *(tensor.data_ptr() for tensor in (bounds, lengths, pages, q, keys, values, out)), torch.get_num_threads()
     )
     if wrong >= 0:
         raise ConfigError(f"Sequence {wrong} of the batch needs pages that the pool of {len(keys)} does not have: {pages[wrong].tolist()}.")
