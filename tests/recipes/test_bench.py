@@ -1,26 +1,29 @@
 """The benchmark runs its own rows and a real peer's, and says what it cannot run."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.cli.small_checkpoint import TEXT, small_checkpoint
 from tests.models.random_models import random_config, random_model
 
-from amaru.errors import BackendError, ConfigError
+from amaru.errors import BackendError, ConfigError, DataError
 from amaru.models import roofline
 from amaru.models.checkpoint import save
 from amaru.models.cost import Workload
 from amaru.models.devices import Device, Machine
 from amaru.precision.scheme import Scheme
-from amaru.recipes.bench import beside
+from amaru.recipes.bench import beside, guesses
 from amaru.recipes.bench.infer import Bench, run
 from amaru.recipes.bench.limits import product_rate, read_rate
 from amaru.recipes.quantize import Job, QuantizeRecipe
 
 DEVICE = Device(name="here", memory=2**30, bandwidth=1e9, flops={"bf16": 1e9, "fp32": 1e9})
 BENCH = Bench(prefill=(9,), decode=(1, 3), context=5, steps=2, repeats=1)
+BOTH = replace(BENCH, decode=(3,), states=("fp32", "bf16"))
 
 
 @pytest.fixture
@@ -37,6 +40,13 @@ def test_rows_of_ours_the_limit_and_a_peer(checkpoint: Path) -> None:
     bound = roofline.decode(config, Workload(context=6, batch=3, weights="fp32", kv="fp32"), Machine(count=1, device=DEVICE)).seconds
     assert bound and result.rows[2].limit == pytest.approx(3 / bound)
     assert result.versions.keys() == {"amaru", "torch", "transformers"}
+
+
+def test_states_in_bf16_have_rows_and_a_limit_of_their_own(checkpoint: Path) -> None:
+    fast = replace(DEVICE, flops={"bf16": 1e15, "fp32": 1e15})
+    wide, narrow = run(checkpoint, {}, BOTH, lambda text: None, fast).rows[1:]
+    assert (wide.name, narrow.name) == ("decode 3", "decode 3, states in bf16")
+    assert narrow.ours > 0 and narrow.limit > wide.limit
 
 
 def test_a_peer_that_fails_or_is_unknown_is_told(checkpoint: Path, tmp_path: Path) -> None:
@@ -65,3 +75,17 @@ def test_a_copy_in_codes_is_measured_beside_its_original(checkpoint: Path, tmp_p
         assert column.codes + column.numbers == held
     order = [name for index, name in enumerate(turns) if not index or name != turns[index - 1]]
     assert order == [str(checkpoint), str(tmp_path / "codes")] * beside.ROUNDS
+
+
+def test_guesses_are_counted_and_change_no_answer(tmp_path: Path) -> None:
+    model, text = small_checkpoint(tmp_path / "small"), tmp_path / "text.txt"
+    text.write_text("<|endoftext|>".join(TEXT[place:] for place in range(5)), encoding="utf-8")
+    settings = guesses.Guesses(prompts=2, prompt=9, new=13, most=3, rounds=2)
+    plain, lookup, draft = guesses.run(model, model, [str(text)], settings, lambda said: None).rows
+    assert [row.guesses for row in (plain, lookup, draft)] == ["off", "lookup", "draft"]
+    assert [row.same for row in (plain, lookup, draft)] == [2, 2, 2]
+    assert (plain.drafted, plain.passes, plain.times) == (0, 26, 1.0)
+    assert draft.accepted == draft.drafted == 26 - draft.passes, "a model guesses itself right"
+    assert lookup.accepted == 26 - lookup.passes and all(row.times == pytest.approx(row.rate / plain.rate) for row in (lookup, draft))
+    with pytest.raises(DataError, match="of the 5 texts have more than 90 tokens; 2 are needed"):
+        guesses.run(model, None, [str(text)], replace(settings, prompt=90), lambda said: None)

@@ -23,7 +23,7 @@ def infer(
     ] = None,
     prefill: Annotated[str, typer.Option(help="Prompt lengths.")] = "1024,2048",
     decode: Annotated[str, typer.Option(help="Sequences that decode together.")] = "1,8,32",
-    state: Annotated[str, typer.Option(help="How SSM states are held: fp32, or bf16 in half the bytes.")] = "fp32",
+    state: Annotated[str, typer.Option(help="How SSM states are held: fp32, bf16 (half the bytes), or fp32,bf16: rows of both.")] = "fp32",
     json: JsonFlag = False,
 ) -> None:
     """Measure tokens per second, the limits that memory and arithmetic set on this machine in the same run, and peers side by side.
@@ -33,7 +33,8 @@ def infer(
     from amaru.config import to_dict
     from amaru.recipes.bench.infer import Bench, run
 
-    bench = Bench(prefill=numbers("--prefill", prefill), decode=numbers("--decode", decode), state=state)  # type: ignore[arg-type]  # checked by the config
+    rows = {"prefill": numbers("--prefill", prefill), "decode": numbers("--decode", decode)}
+    bench = Bench(**rows, states=tuple(state.split(",")))  # type: ignore[arg-type]  # checked by the config
     with LiveLine() as live:
         result = run(checkpoint, pythons(peers), bench, live.update)
     emit(to_dict(result), json=json, people=_print_infer)

@@ -3,6 +3,7 @@
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -29,6 +30,7 @@ PEERS = {  # the script that runs it, and its settings that are tried: the best 
     "vllm": ("vllm_side.py", ("compiled", "eager")),
     "llama.cpp": ("llama_side.py", ("flash_attn=False", "flash_attn=True")),
 }
+NARROW = ", states in bf16"  # behind the name of a row
 Progress = Callable[[str], None]
 
 
@@ -39,7 +41,7 @@ class Bench(Config):
     decode     sequences that decode together, each with `context` tokens behind it
     steps      tokens that each decodes in a repetition
     repeats    of which the fastest counts
-    state      how SSM states are held
+    states     how SSM states are held: rows of decoding for each; a peer's are those that it has
     """
 
     prefill: tuple[int, ...] = (1024, 2048)
@@ -47,11 +49,12 @@ class Bench(Config):
     context: int = Field(default=64, gt=0)
     steps: int = Field(default=32, gt=0)
     repeats: int = Field(default=3, gt=0)
-    state: Literal["fp32", "bf16"] = "fp32"
+    states: tuple[Literal["fp32", "bf16"], ...] = ("fp32",)
 
     @property
     def rows(self) -> list[str]:
-        return [f"prefill {tokens}" for tokens in self.prefill] + [f"decode {batch}" for batch in self.decode]
+        decode = [f"decode {batch}{NARROW if state == 'bf16' else ''}" for state in self.states for batch in self.decode]
+        return [f"prefill {tokens}" for tokens in self.prefill] + decode
 
 
 class Row(Config):
@@ -91,7 +94,6 @@ def run(
     progress("limits of this machine")
     keep_freed_memory()
     device, decoder = device or this_machine(), load(checkpoint)
-    decoder.state_dtype = torch.bfloat16 if bench.state == "bf16" else None
     taken, theirs, versions = [rates(decoder, bench, progress)], {}, {"amaru": version("amaru"), "torch": torch.__version__}
     for name, python in peers.items():
         theirs[name], versions[name] = _peer(name, python, Path(checkpoint), bench, progress)
@@ -112,13 +114,21 @@ def run(
 def rates(decoder: Decoder, bench: Bench, progress: Progress) -> dict[str, float]:
     """Tokens per second of every row."""
     found = {}
-    for tokens in bench.prefill:
-        progress(f"amaru: prefill {tokens}")
-        found[f"prefill {tokens}"] = tokens / best(lambda tokens=tokens: _prefill(decoder, tokens), bench.repeats)
-    for batch in bench.decode:
-        progress(f"amaru: decode {batch}")
-        found[f"decode {batch}"] = batch * bench.steps / _decode_seconds(decoder, batch, bench)
+    for row in bench.rows:
+        progress(f"amaru: {row}")
+        kind, count, state = _parts(row)
+        decoder.state_dtype = torch.bfloat16 if state == "bf16" else None
+        if kind == "prefill":
+            found[row] = count / best(partial(_prefill, decoder, count), bench.repeats)
+        else:
+            found[row] = count * bench.steps / _decode_seconds(decoder, count, bench)
+    decoder.state_dtype = None
     return found
+
+
+def _parts(row: str) -> tuple[str, int, Literal["fp32", "bf16"]]:
+    kind, count = row.removesuffix(NARROW).split()
+    return kind, int(count), "bf16" if row.endswith(NARROW) else "fp32"
 
 
 def _prefill(decoder: Decoder, tokens: int) -> None:
@@ -145,12 +155,12 @@ def _ids(decoder: Decoder, count: int) -> list[int]:
 
 def _limit(decoder: Decoder, name: str, bench: Bench, machine: Machine) -> float:
     """Tokens per second at which bytes or FLOPs of this row alone would run at the measured rates."""
-    kind, count = name.split()[0], int(name.split()[1])
+    kind, count, state = _parts(name)
     stored = "bf16" if decoder.embedding.weight.dtype == torch.bfloat16 else "fp32"
     if kind == "prefill":
         workload = Workload(context=count, weights=stored, kv=stored)
         return count / (roofline.prefill(decoder.config, workload, machine).seconds or float("inf"))
-    workload = Workload(context=bench.context + bench.steps // 2, batch=count, weights=stored, kv=stored, state=bench.state)
+    workload = Workload(context=bench.context + bench.steps // 2, batch=count, weights=stored, kv=stored, state=state)
     return count / (roofline.decode(decoder.config, workload, machine).seconds or float("inf"))
 
 
@@ -175,5 +185,6 @@ def _peer(name: str, python: str, checkpoint: Path, bench: Bench, progress: Prog
             answers.append(ask(name, python, script, str(model), asked | {"setting": setting}))
     rows: dict[str, float | None] = {}
     for row in bench.rows:
-        rows[row] = max((each["rows"][row] for each in answers if each["rows"][row] is not None), default=None)
+        found = [each["rows"][row.removesuffix(NARROW)] for each in answers]
+        rows[row] = max((rate for rate in found if rate is not None), default=None)
     return rows, f"{answers[0]['version']} (best of {', '.join(settings)})"
