@@ -1,5 +1,8 @@
 """Programs: a run again is the run itself on what memory holds then, and what cannot be one says so."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -60,3 +63,13 @@ def test_views_and_new_memory_are_no_part_of_a_native_program():
         y = add.add(x[:2].view(2, 2, 4), torch.empty(2, 8).unflatten(1, (2, 4)))
         y.to(torch.float32).contiguous().flatten()
     assert recording.refusal is None and recording.program().kernels == ["add"]
+
+
+def test_a_native_recording_does_not_wait_for_the_compiler_of_torch():
+    code = """if True:
+        import sys, torch
+        from amaru.ops.native import Recording
+        with Recording():
+            torch.empty(3).new_empty(2)
+        assert "torch._dynamo" not in sys.modules"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -28,6 +28,11 @@ class Recording(TorchDispatchMode):
     neither; those made in the block belong to the program.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled in here, and to make sure of it torch would import its compiler: a second and more of a first token."""
+        return False
+
     def __init__(self) -> None:
         super().__init__()
         self.refusal: str | None = None
