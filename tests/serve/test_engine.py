@@ -197,6 +197,27 @@ def test_logprobs_are_the_models_own(decoder: Decoder, prompts: list[list[int]])
         assert [value for _, value in token.top] == pytest.approx(best.values.tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize("penalties", [{"repetition_penalty": 1.3}, {"presence_penalty": 1.5}, {"frequency_penalty": 0.7}])
+def test_penalties_are_those_of_their_definitions(decoder: Decoder, prompts: list[list[int]], penalties: dict[str, float]) -> None:
+    """Repetition divides or multiplies what prompt and answer hold; presence and frequency are taken from what the answer holds."""
+    neutral = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    repetition, presence, frequency = (neutral | penalties).values()
+    settings = Settings(max_tokens=24, sampling=Sampling(temperature=0, **penalties))  # type: ignore[arg-type]
+    found = run(Engine(decoder, config=CONFIG), (prompts[1], settings))[0].tokens
+    ids = list(prompts[1])
+    for _ in range(24):
+        logits = decoder(Batch.of([torch.tensor(ids)]))[-1].tolist()
+        answer = ids[len(prompts[1]) :]
+        for token in set(ids):
+            logits[token] *= 1 / repetition if logits[token] > 0 else repetition
+        for token in answer:
+            logits[token] -= frequency
+        for token in set(answer):
+            logits[token] -= presence
+        ids.append(max(range(len(logits)), key=logits.__getitem__))
+    assert found == ids[len(prompts[1]) :] != alone(decoder, prompts[1], Settings(max_tokens=24, sampling=GREEDY))
+
+
 def test_nothing_ends_an_answer_before_its_least_length(decoder: Decoder, prompts: list[list[int]]) -> None:
     free = alone(decoder, prompts[0], Settings(max_tokens=12, sampling=GREEDY))
     stop = (free[2],)

@@ -54,6 +54,11 @@ def test_top_p_counts_what_temperature_and_top_k_left() -> None:
     assert ranked(temperature=0.5, top_k=3, top_p=0.8) == scaled(16, 9, 0, 0, 0)
 
 
+@pytest.mark.parametrize(("min_p", "kept"), [(0.0, 5), (0.09, 5), (0.12, 4), (0.4, 3), (0.6, 2), (0.8, 1), (1.0, 1)])
+def test_min_p_keeps_what_is_this_share_as_likely_as_the_likeliest(min_p: float, kept: int) -> None:
+    assert ranked(min_p=min_p) == scaled(*(p if rank < kept else 0 for rank, p in enumerate(P)))
+
+
 @pytest.mark.parametrize("tiny", [{"top_p": 5e-324}, {"temperature": 5e-324}, {"temperature": 1e-300, "top_p": 1e-300, "min_p": 1.0}])
 def test_numbers_too_small_for_fp32_leave_the_likeliest(tiny: dict[str, float]) -> None:
     assert probabilities(LOGITS.float(), Sampling(**tiny)).nonzero().tolist() == [[ORDER[0]]]  # type: ignore[arg-type]

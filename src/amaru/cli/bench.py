@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from amaru.cli.bench_beside import beside
+from amaru.cli.bench_guesses import guesses
 from amaru.cli.bench_input import numbers, pythons
 from amaru.cli.bench_train import memory, saving, train
 from amaru.cli.output import JsonFlag, LiveLine, emit
@@ -93,4 +94,4 @@ def _print_long(facts: Mapping[str, Any], console: Console) -> None:
     console.print(f"\n{rates[0] / rates[1]:.1f} times as many output tokens per second")
 
 
-commands = {"infer": infer, "beside": beside, "long": long, "train": train, "memory": memory, "saving": saving}
+commands = {"infer": infer, "beside": beside, "guesses": guesses, "long": long, "train": train, "memory": memory, "saving": saving}
