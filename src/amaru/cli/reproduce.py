@@ -10,7 +10,7 @@ from amaru.cli.output import Finding, JsonFlag, LiveLine, emit
 
 
 def command(
-    claim: Annotated[str, typer.Argument(help="Which claim: fp8, tied-lora.")],
+    claim: Annotated[str, typer.Argument(help="Which claim: compression, fp8, tied-lora.")],
     recipe: Annotated[Path | None, typer.Option(help="A YAML recipe to begin with; --set wins over it.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting, e.g. small.seeds=[0,1] or fp8.counted=layers.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; the same one continues after the last finished cell.")] = None,

@@ -7,6 +7,7 @@ from amaru.config.records import read_record
 from amaru.errors import ArtifactError
 from amaru.report.adapt import adapt_page
 from amaru.report.compression import compression_page
+from amaru.report.compression_claims import compression_claims_page
 from amaru.report.demo import demo_page
 from amaru.report.distillation import distillation_page
 from amaru.report.fp8 import fp8_page
@@ -22,6 +23,7 @@ PAGES: dict[str, Callable[[Path], Page]] = {
     "distill": distillation_page,
     "compress": compression_page,
     "demo": demo_page,
+    "reproduce-compression": compression_claims_page,
     "reproduce-fp8": fp8_page,
     "reproduce-tied-lora": tied_lora_page,
 }

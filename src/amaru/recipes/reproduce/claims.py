@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from amaru.config import Config, atomic_file
 from amaru.errors import ConfigError
 from amaru.recipes.reproduce import fp8, tied_lora, tied_lora_verdict
+from amaru.recipes.reproduce.compression import claim as compression
+from amaru.recipes.reproduce.compression.settings import CompressionClaims
 
 
 class Claim(NamedTuple):
@@ -24,6 +26,13 @@ class Claim(NamedTuple):
 
 
 CLAIMS = {
+    "compression": Claim(
+        "Group-aware pruning, Mamba axes, distillation with 40 times fewer tokens (Minitron-SSM, MiniPuzzle, Puzzle).",
+        CompressionClaims,
+        compression.make,
+        compression.judge,
+        side_by_side=True,
+    ),
     "fp8": Claim("Trained in FP8, the loss is within 0.1 % of that in BF16 (Nemotron-H, 2.3).", fp8.Fp8Pairs, fp8.make, fp8.judge),
     "tied-lora": Claim(
         "Tied-LoRA is within 1 to 2 % of LoRA with an eighth of its numbers, at ranks 2 to 128 (arXiv 2311.09578).",
