@@ -138,6 +138,18 @@ def at_threads(count: int, given: list[Tensor], asked: dict[str, Tensor]) -> Ten
     return found
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["wide", "alone"])
+def test_native_widens_codes_as_torch_does(name: str, dtype: torch.dtype) -> None:
+    given, asked, _ = arguments(name, [1, 9, 260, 777], [1, 3, 1, 7], dtype)
+    (q, *pools, pages), seen = given, {**asked, "scale": 0.3, "window": 300, "sinks": 2}
+    shrunk = torch.logspace(-9, 3, pools[0].shape[2])[:, None]  # heads of very different sizes; codes without leading digit
+    coded = [narrowed(pool * shrunk * torch.randn(pool.shape).pow(5)) for pool in pools]
+    assert native.refuses(q, *(codes for codes, _ in coded), pages, scales=tuple(scales for _, scales in coded), **seen) is None
+    found = native.paged_attention(q, *(codes for codes, _ in coded), pages, scales=tuple(scales for _, scales in coded), **seen)
+    assert torch.equal(found, native.paged_attention(q, *(widened(*each, dtype) for each in coded), pages, **seen))
+
+
 def test_large_scores_do_not_overflow_in_native() -> None:
     given, asked, (keys, values) = arguments("narrow", [300], [2], torch.float32)
     found = native.paged_attention(*given, **asked, scale=1e4)

@@ -63,9 +63,22 @@ struct Partial {
     float *values;
 };
 
-template <class T> struct Inputs {
+// Codes of 8 bits (E4M3) with a power of two for each head of a place: any of their numbers is one in bfloat16 too.
+using eight = uint8_t;
+
+inline float widened(eight code, float scale) {
+    const uint32_t size = code & 127, sign = uint32_t(code & 128) << 24;
+    const float normal = __builtin_bit_cast(float, (size << 20) + (120u << 23)), tiny = float(int32_t(size)) * 0x1p-9f;
+    const float number = size == 127 ? NAN : size < 8 ? tiny : normal;
+    return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, number) | sign) * scale;
+}
+
+// T of queries and what comes out, K of keys and values; scales [pages][page][kv_heads] of those, where they are codes.
+template <class T, class K> struct Inputs {
     Shape s;
-    const T *q, *keys, *values;
+    const T *q;
+    const K *keys, *values;
+    const bf16 *key_scales, *value_scales;
     T *out;
 };
 
@@ -74,7 +87,7 @@ inline void fetch(const void *from, int64_t bytes) {
 }
 
 // The queries of one sequence that read one head of the keys, one behind the other.
-template <class T> void gather(const Inputs<T> &in, int64_t sequence, int64_t head, int queries, T *to) {
+template <class T, class K> void gather(const Inputs<T, K> &in, int64_t sequence, int64_t head, int queries, T *to) {
     const Shape &s = in.s;
     for (int i = 0; i < queries; i++) {
         const int64_t token = s.bounds[sequence] + i / s.shared();
@@ -93,18 +106,29 @@ template <int R, class T> void score_rows(const Shape &s, const Matrix<T> &keys,
     }
 }
 
-template <class T> void score(const Inputs<T> &in, const Task &task, const std::vector<Segment> &segments, int queries, float *scores) {
+template <class T, class K> void score(const Inputs<T, K> &in, const Task &task, const std::vector<Segment> &segments, int queries, float *scores) {
     const Shape &s = in.s;
     std::vector<T> q(task.heads * queries * s.qk);
     for (int64_t head = 0; head < task.heads; head++) gather(in, task.sequence, task.head + head, queries, &q[head * queries * s.qk]);
     const int64_t stride = s.kv_heads * s.qk;
+    std::vector<T> wide(std::is_same_v<T, K> ? 0 : ROWS * s.qk);
     for (const Segment &segment : segments) {
-        const T *keys = in.keys + segment.row * stride + task.head * s.qk;
+        const K *keys = in.keys + segment.row * stride + task.head * s.qk;
         auto all_heads = [&](int place, auto rows) {
-            fetch(keys + (place + KEYS_AHEAD) * stride, rows.value * stride * sizeof(T));
-            for (int64_t head = 0; head < task.heads; head++)
-                score_rows<decltype(rows)::value>(s, Matrix<T>{keys + place * stride + head * s.qk, stride}, &q[head * queries * s.qk], queries,
+            fetch(keys + (place + KEYS_AHEAD) * stride, rows.value * stride * sizeof(K));
+            for (int64_t head = 0; head < task.heads; head++) {
+                const K *from = keys + place * stride + head * s.qk;
+                Matrix<T> near{wide.data(), s.qk};
+                if constexpr (std::is_same_v<T, K>)
+                    near = {from, stride};
+                else
+                    for (int r = 0; r < rows.value; r++) {
+                        const float scale = load(in.key_scales[(segment.row + place + r) * s.kv_heads + task.head + head]);
+                        for (int64_t i = 0; i < s.qk; i++) store(wide[r * s.qk + i], widened(from[r * stride + i], scale));
+                    }
+                score_rows<decltype(rows)::value>(s, near, &q[head * queries * s.qk], queries,
                                                   scores + head * queries * SPAN + segment.place - task.start + place);
+            }
         };
         int place = 0;
         for (; place + ROWS <= segment.count; place += ROWS) all_heads(place, std::integral_constant<int, ROWS>());
@@ -161,8 +185,8 @@ template <int N> void add_values(const float *weights, const float *rows, int co
     }
 }
 
-template <class T>
-void mix(const Inputs<T> &in, const Task &task, const std::vector<Segment> &segments, int queries, const float *weights, Partial *partials) {
+template <class T, class K>
+void mix(const Inputs<T, K> &in, const Task &task, const std::vector<Segment> &segments, int queries, const float *weights, Partial *partials) {
     const int width = padded(in.s.v);
     const int64_t stride = in.s.kv_heads * in.s.v;
     Floats rows(RUN * width);
@@ -170,10 +194,15 @@ void mix(const Inputs<T> &in, const Task &task, const std::vector<Segment> &segm
         for (int first = 0; first < segment.count; first += RUN) {
             const int count = std::min(RUN, segment.count - first);
             for (int64_t head = 0; head < task.heads; head++) {
-                const T *from = in.values + (segment.row + first) * stride + (task.head + head) * in.s.v;
+                const K *from = in.values + (segment.row + first) * stride + (task.head + head) * in.s.v;
                 for (int k = 0; k < count; k++) {
-                    fetch(from + (k + VALUES_AHEAD) * stride, in.s.v * sizeof(T));
-                    for (int64_t i = 0; i < in.s.v; i++) rows[k * width + i] = load(from[k * stride + i]);
+                    fetch(from + (k + VALUES_AHEAD) * stride, in.s.v * sizeof(K));
+                    if constexpr (std::is_same_v<T, K>) {
+                        for (int64_t i = 0; i < in.s.v; i++) rows[k * width + i] = load(from[k * stride + i]);
+                    } else {
+                        const float scale = load(in.value_scales[(segment.row + first + k) * in.s.kv_heads + task.head + head]);
+                        for (int64_t i = 0; i < in.s.v; i++) rows[k * width + i] = widened(from[k * stride + i], scale);
+                    }
                 }
                 const float *own = weights + head * queries * SPAN + segment.place - task.start + first;
                 Partial *to = partials + head * queries;
@@ -186,7 +215,7 @@ void mix(const Inputs<T> &in, const Task &task, const std::vector<Segment> &segm
 }
 
 // `partials` of this span: for each head of the keys those of all queries.
-template <class T> void attend(const Inputs<T> &in, const Task &task, Partial *partials) {
+template <class T, class K> void attend(const Inputs<T, K> &in, const Task &task, Partial *partials) {
     const Shape &s = in.s;
     const int queries = s.queries(task.sequence) * s.shared();
     const std::vector<Segment> segments = visible(s, task.sequence, task.start);
@@ -235,7 +264,7 @@ struct Work {
     }
 };
 
-template <class T> void attention(const Inputs<T> &in, int threads) {
+template <class T, class K> void attention(const Inputs<T, K> &in, int threads) {
     const Shape &s = in.s;
     const Work work(s);
     const int width = padded(s.v);
@@ -271,17 +300,24 @@ int64_t lost(const Shape &s) {
 }  // namespace
 
 // sizes: sequences, heads, kv_heads, width of q and k, width of v, places of a page, pages of the pool, pages of a row of the table,
-// window (-1: none), sinks, stride of q from token to token. q [T][heads][qk] and both pools are of one type; out [T][heads][v].
-// Returns -1, or the first sequence whose table leads out of the pool: then nothing was done.
-EXPORT int64_t paged_attention(int64_t is_bf16, const int64_t *sizes, float scale, const int64_t *bounds, const int64_t *lengths,
-                               const int64_t *table, const void *q, const void *keys, const void *values, void *out, int64_t threads) {
+// window (-1: none), sinks, stride of q from token to token. q [T][heads][qk] and both pools are of one type, or the pools are codes with
+// scales (else null); out [T][heads][v]. Returns -1, or the first sequence whose table leads out of the pool: then nothing was done.
+EXPORT int64_t paged_attention(int64_t is_bf16, const void *key_scales, const void *value_scales, const int64_t *sizes, float scale,
+                               const int64_t *bounds, const int64_t *lengths, const int64_t *table, const void *q, const void *keys,
+                               const void *values, void *out, int64_t threads) {
     const Shape s{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7], sizes[8], sizes[9], sizes[10], bounds, lengths, table, scale};
     const int64_t wrong = lost(s);
     if (wrong >= 0) return wrong;
+    auto run = [&](auto type, auto held) {
+        using T = decltype(type);
+        using K = decltype(held);
+        attention(Inputs<T, K>{s, (const T *)q, (const K *)keys, (const K *)values, (const bf16 *)key_scales, (const bf16 *)value_scales, (T *)out},
+                  threads);
+    };
     if (is_bf16)
-        attention(Inputs<bf16>{s, (const bf16 *)q, (const bf16 *)keys, (const bf16 *)values, (bf16 *)out}, threads);
+        key_scales ? run(bf16(), eight()) : run(bf16(), bf16());
     else
-        attention(Inputs<float>{s, (const float *)q, (const float *)keys, (const float *)values, (float *)out}, threads);
+        key_scales ? run(float(), eight()) : run(float(), float());
     return -1;
 }
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from amaru.errors import ConfigError
 from amaru.ops.exactness import is_exact
 from amaru.ops.native import kernel, short
+from amaru.ops.paged_attention.narrow import NARROW
 
 MOST_QUERIES = 16  # of a sequence: more are worth a product of matrices
 SERVED = (torch.bfloat16, torch.float32)
@@ -31,11 +32,10 @@ def refuses(
     sinks: int = 0,
     scales: tuple[Tensor, Tensor] | None = None,
 ) -> str | None:
-    if scales is not None:
-        return "reads no keys and values of 8 bits"
-    if not q.is_cpu or q.dtype not in SERVED or not q.dtype == keys.dtype == values.dtype:
+    held = q.dtype if scales is None else NARROW
+    if not q.is_cpu or q.dtype not in SERVED or not keys.dtype == values.dtype == held:
         return f"serves float32 and bfloat16 of one kind on the CPU, got {short(q.dtype)} and {short(keys.dtype)} on {q.device.type}"
-    if not (keys.is_contiguous() and values.is_contiguous()):
+    if not all(pool.is_contiguous() for pool in (keys, values, *(scales or ()))):
         return "needs contiguous pools"
     if torch.is_grad_enabled() and (q.requires_grad or keys.requires_grad):
         return "records no gradients"
@@ -58,11 +58,12 @@ def paged_attention(
     scales: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     if _most_queries(cu_seqlens) > MOST_QUERIES:
-        asked = {"scale": scale, "window": window, "sinks": sinks}
+        asked = {"scale": scale, "window": window, "sinks": sinks, "scales": scales}
         return torch.cat([paged_attention(*part, **where, **asked) for part, where in _parts(q, keys, values, pages, cu_seqlens, lengths)])
     asked = {"cu_seqlens": cu_seqlens, "lengths": lengths, "scale": scale, "window": window, "sinks": sinks}
-    function = kernel("paged_attention", "ipf" + "p" * 7 + "i", returns=True)
-    return run(partial(function, q.dtype is torch.bfloat16), q, keys, values, pages, **asked)
+    function = kernel("paged_attention", "ipppf" + "p" * 7 + "i", returns=True)
+    powers = (None, None) if scales is None else (scales[0].data_ptr(), scales[1].data_ptr())
+    return run(partial(function, q.dtype is torch.bfloat16, *powers), q, keys, values, pages, **asked)
 
 
 def run(
