@@ -8,7 +8,8 @@ import pytest
 
 from amaru.compress import Budget, Scores, SearchSpace, enumerate_candidates
 from amaru.compress.divisors import Divisors
-from amaru.compress.space import shapes, spread
+from amaru.compress.enumeration import spread
+from amaru.compress.shapes import shapes
 from amaru.errors import BudgetError, ConfigError
 from amaru.models import DecoderConfig, cost
 from amaru.models.cost import Workload

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from amaru.cli import plan_training
-from amaru.cli.output import Finding, JsonFlag, emit
+from amaru.cli import layer_times, plan_training
+from amaru.cli.output import Finding, JsonFlag, LiveLine, emit
 from amaru.config.units import parse_bytes, parse_count, parse_share
 from amaru.errors import ConfigError
 from amaru.report.numbers import count, duration, percent, size
@@ -31,6 +31,8 @@ def command(
     reserve: Annotated[str, typer.Option(help="Of each device's memory, for activations and the runtime: 10% or 8GB.")] = "10%",
     bandwidth: Annotated[str | None, typer.Option(help="Bytes per second of a device, such as 100GB, instead of the published.")] = None,
     flops: Annotated[str | None, typer.Option(help="FLOP/s of a device, such as 2T, instead of the published.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Also what each layer takes on this machine: random weights, bf16.")] = False,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt that --measure runs.")] = 1024,
     train: Annotated[int | None, typer.Option(min=1, help="Also what training takes, with so many tokens at once in a process.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="That train together.")] = 1,
     tensor_parallel: Annotated[int, typer.Option(min=1, help="So many of them share every layer; the others share every batch.")] = 1,
@@ -75,6 +77,9 @@ def command(
         facts |= on_device(config, workload, _machine(device, bandwidth, flops), reserve)
     elif bandwidth or flops:
         raise ConfigError("--bandwidth and --flops are figures of a device; name it with --device, for example --device cpu.")
+    if measure:
+        with LiveLine() as progress:
+            facts["measured"] = layer_times.measured(config, prompt, context, batch, progress.update)
     if train is not None:
         facts["training"] = plan_training.describe(config, train, processes, tensor_parallel, sequence_parallel)
     elif (processes, tensor_parallel, sequence_parallel) != (1, 1, False):
@@ -183,6 +188,8 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
     if "device" in facts:
         _show_fit(facts, console)
         _show_times(facts, console)
+    if "measured" in facts:
+        layer_times.show(facts["measured"], console)
     if "training" in facts:
         plan_training.show(facts["training"], console)
 

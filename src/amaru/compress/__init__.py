@@ -6,6 +6,7 @@ distillation of a student, which the search takes as callables. Imports models, 
 
 from amaru.compress.budget import Budget
 from amaru.compress.candidate import Candidate
+from amaru.compress.enumeration import Enumeration, enumerate_candidates
 from amaru.compress.halfway import Halfway
 from amaru.compress.importance import score
 from amaru.compress.plan import Plan
@@ -14,7 +15,7 @@ from amaru.compress.removal import iterative_layer_scores, layer_scores, removal
 from amaru.compress.scores import Scores
 from amaru.compress.search import Contender, Outcome, Ranked, judge, rank_zero_shot, shortlist
 from amaru.compress.shape import shaped
-from amaru.compress.space import Enumeration, SearchSpace, enumerate_candidates
+from amaru.compress.space import SearchSpace
 from amaru.compress.store import CandidateStore
 from amaru.compress.surgery import Cut, Surgery, cut_checkpoint, cut_config, cut_decoder
 

@@ -174,7 +174,7 @@ class Library:
         self, parent: Decoder, library: Sequence[Sequence[Block]], scores: Scores, samples: Sequence[Batch], progress: Progress
     ) -> None:
         """Every layer that has no whole file yet, in the order of the stack."""
-        if not self.how.tokens or all(self._is_whole(self._path(blocks[0].index)) for blocks in library):
+        if self.is_whole(library):
             return
         streams = Streams(parent, samples)
         for blocks in library:
@@ -182,6 +182,10 @@ class Library:
             if not self._is_whole(path):
                 teach_layer(parent, blocks, scores, streams, self.how, progress).save(path, blocks, self.made_from)
             streams.advance(parent.layers[blocks[0].index])
+
+    def is_whole(self, library: Sequence[Sequence[Block]]) -> bool:
+        """Whether every layer has its file, or none is asked for."""
+        return not self.how.tokens or all(self._is_whole(self._path(blocks[0].index)) for blocks in library)
 
     def layer(self, parent: Decoder, block: Block, scores: Scores) -> ResidualLayer | None:
         """A block ready to run: cut, and taught where it was."""

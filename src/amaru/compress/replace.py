@@ -28,6 +28,12 @@ class Sample(NamedTuple):
     targets: Tensor
 
 
+def known_costs(library: Sequence[Sequence[Block]], store: CandidateStore) -> dict[str, dict[str, float]] | None:
+    """What `replace_one` found before, if that is all of it."""
+    found = {block.key: store.get(block.key, "replace") for blocks in library for block in blocks}
+    return None if None in found.values() else found  # type: ignore[return-value]
+
+
 @torch.no_grad()
 def replace_one(
     parent: Decoder,
@@ -43,8 +49,6 @@ def replace_one(
     is the stack's own layer costs what the stack alone does. What the store knows is not computed again.
     """
     stack = [blocks[0].index for blocks in library]
-    if all(store.get(block.key, "replace") for blocks in library for block in blocks):
-        return {block.key: store.get(block.key, "replace") or {} for blocks in library for block in blocks}
     truth = _Truth(parent, samples)
     streams = Streams(parent, [sample.batch for sample in samples])
     alone = truth.of(parent, streams, stack)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from amaru.compress.budget import Budget, in_words
 from amaru.compress.plan import Plan
-from amaru.compress.surgery import cut_checkpoint
 from amaru.config import fingerprint_file
 from amaru.models.decoder import DecoderConfig
 from amaru.recipes.compare import quality, speed
@@ -26,6 +26,7 @@ class Compressed:
 
     student: Path
     plan: Plan
+    budget: Budget
     text: Text
     rows: dict[str, dict[str, Any]]
 
@@ -37,7 +38,7 @@ def compress(recipe: CompressRecipe, run: Run) -> Compressed:
     pruned = run.keep(
         "pruned",
         search.origin | {"plan": fingerprint_file(run.path("plan.safetensors"))},
-        lambda path: cut_checkpoint(recipe.checkpoint, plan.cut, path, search.text.tokenizer),
+        lambda path: search.write_pruned(plan, path),
         lambda path: path,
         title="cut",
         describe=lambda path: _narrowed(search.config, plan),
@@ -46,7 +47,22 @@ def compress(recipe: CompressRecipe, run: Run) -> Compressed:
     checkpoints = {"parent": Path(recipe.checkpoint), "pruned": pruned, "student": student}
     rows = compare(recipe, run, checkpoints, search.text)
     run.write("comparison.json", rows)
-    return Compressed(student, plan, search.text, rows)
+    if search.times is not None:
+        _check_prediction(search, plan, rows)
+    return Compressed(student, plan, search.budget, search.text, rows)
+
+
+def _check_prediction(search: Search, plan: Plan, rows: dict[str, dict[str, Any]]) -> None:
+    """What was predicted of the winner beside what was measured, in seconds; kept as `prediction.json`."""
+    timing, measured = search.recipe.timing, rows["student"]
+    seconds = {"prefill": timing.prompt / measured["prefill"], "decode": timing.batch / measured["decode"]}
+    found = {}
+    for name, taken in seconds.items():
+        predicted = getattr(plan.candidate, name)
+        found[name] = {"predicted": predicted, "measured": taken, "off": predicted / taken - 1}
+        search.run.progress.note(f"  {name}: predicted {in_words(predicted)}, measured {in_words(taken)} ({predicted / taken - 1:+.0%})")
+    assert search.times is not None
+    search.run.write("prediction.json", {"times": search.times.describe(), **found})
 
 
 def compare(recipe: CompressRecipe, run: Run, checkpoints: dict[str, Path], text: Text) -> dict[str, dict[str, Any]]:

@@ -72,6 +72,7 @@ class DemoRecipe(Config):
             memory=self.memory,
             space=SearchSpace(limit=32),
             short_tokens=self.short_tokens,
+            rounds=1,
             learning=self.learning,
             workload=self.workload,
             prompt=self.prompt,

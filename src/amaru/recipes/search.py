@@ -7,31 +7,41 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from amaru.compress.blocks import library
+from amaru.compress.budget import Budget
 from amaru.compress.candidate import Candidate
+from amaru.compress.costs import Times
+from amaru.compress.enumeration import enumerate_candidates
 from amaru.compress.importance import score
-from amaru.compress.plan import Plan, cut_for
+from amaru.compress.latency import LatencyTable, Pair, grid
+from amaru.compress.plan import Plan
+from amaru.compress.ranking import cut_for
 from amaru.compress.removal import iterative_layer_scores, layer_scores
 from amaru.compress.scores import Scores
-from amaru.compress.search import Outcome, Ranked, judge, rank_zero_shot, shortlist
-from amaru.compress.space import Enumeration, enumerate_candidates
+from amaru.compress.search import Outcome, judge, rank_zero_shot, shortlist
+from amaru.compress.shapes import shapes
+from amaru.compress.space import pairs
 from amaru.compress.store import CandidateStore
-from amaru.compress.surgery import cut_decoder
-from amaru.config import fingerprint_bytes, to_dict
+from amaru.compress.surgery import cut_checkpoint, cut_decoder
+from amaru.config import fingerprint_bytes
 from amaru.data.loader import Loader, in_order
 from amaru.distill.objective import Distillation
 from amaru.eval.perplexity import evaluate
-from amaru.models.checkpoint import Checkpoint, fingerprint, load
-from amaru.models.decoder import Decoder, DecoderConfig
+from amaru.models.checkpoint import Checkpoint, fingerprint, load, save
+from amaru.models.decoder import Decoder
 from amaru.models.quantised import numbers
 from amaru.nn.batch import Batch
+from amaru.recipes.candidates import Found, table
 from amaru.recipes.compare import for_arithmetic
-from amaru.recipes.compression import CompressRecipe, budget_of
+from amaru.recipes.compression import CompressRecipe, budget_of, timed_batches, times_of_target
 from amaru.recipes.fit import validation_loss
+from amaru.recipes.latency import table_for
+from amaru.recipes.puzzle import Puzzle
 from amaru.recipes.run import Run
+from amaru.recipes.score import coverage
 from amaru.recipes.text import prepare, tokenizer_of
 from amaru.train.loop import train
 from amaru.train.metrics import ProgressLine, StepMetrics
@@ -40,13 +50,15 @@ MEASURED = ("bf16", "bf16", "fp32")  # the formats of the models that `compare.s
 
 
 class Search:
-    """The stages from scores to plan; each is read from the run directory where it is whole."""
+    """The stages from scores to plan; each is read from the run directory where it is whole.
 
-    def __init__(self, recipe: CompressRecipe, run: Run) -> None:
-        self.recipe, self.run = recipe, run
-        checkpoint = Checkpoint(recipe.checkpoint)
-        self.config = checkpoint.config
-        self.budget = budget_of(recipe, checkpoint)
+    Several searches of one parent may share a run, and with it scores, blocks and results: each with a `prefix` of its own for the
+    plan and the table.
+    """
+
+    def __init__(self, recipe: CompressRecipe, run: Run, prefix: str = "") -> None:
+        self.recipe, self.run, self.prefix = recipe, run, prefix
+        self.config = Checkpoint(recipe.checkpoint).config
         self.text = prepare(recipe.text, run, tokenizer_of(recipe.checkpoint))
         self.origin = {"checkpoint": fingerprint(recipe.checkpoint), "text": self.text.fingerprint}
 
@@ -55,10 +67,25 @@ class Search:
         return for_arithmetic(self.recipe.checkpoint, self.recipe.learning.dtype)
 
     @cached_property
+    def times(self) -> Times | None:
+        """Measured here, or bounds of the target; None where the budget asks for no time."""
+        recipe = self.recipe
+        if not recipe.timed:
+            return None
+        times = times_of_target(recipe) if recipe.target else self._measured()
+        self.run.progress.note(f"  times: {times.describe()}")
+        return times
+
+    @cached_property
+    def budget(self) -> Budget:
+        return budget_of(self.recipe, self.config, self.times)
+
+    @cached_property
     def scores(self) -> Scores:
         recipe = self.recipe
-        how = (recipe.calibration_rows, recipe.layer_rows, recipe.layer_metric, recipe.layers_iteratively, recipe.ffn_after_activation)
-        made_from = self.origin | {"how": f"{how} {recipe.space.floors} {recipe.learning.dtype} {recipe.seed}"}
+        floors = recipe.space.floors if recipe.layers_iteratively else None
+        how = (recipe.calibration_rows, recipe.layer_rows, recipe.layer_metric, floors, recipe.ffn_after_activation)
+        made_from = self.origin | {"how": f"{how} {recipe.learning.dtype} {recipe.seed}"}
         return self.run.keep(
             "scores.safetensors",
             made_from,
@@ -68,35 +95,84 @@ class Search:
             describe=lambda scores: coverage(self.config, scores),
         )
 
-    def enumeration(self) -> Enumeration:
-        found = enumerate_candidates(self.config, self.scores, self.budget, self.recipe.space)
-        self.run.progress.note(f"  budget: {self.budget.describe()}")
-        if (self.budget.workload.weights, self.budget.workload.kv, self.budget.workload.state) != MEASURED:
-            self.run.progress.note("  (the comparison at the end measures weights and caches in bf16 and SSM states in fp32)")
-        self.run.progress.note(f"  candidates: {found.describe()}")
+    @cached_property
+    def puzzle(self) -> Puzzle | None:
+        return Puzzle(self.recipe, self.run, lambda: self.parent, self.config, self.origin) if self.recipe.method == "puzzle" else None
+
+    @cached_property
+    def found(self) -> Found:
+        """The candidates, and where they come from."""
+        note = self.run.progress.note
+        note(f"  budget: {self.budget.describe()}")
+        use = self.budget.workload
+        if (use.weights, use.kv, use.state) != MEASURED:
+            note("  (times are measured with weights and caches in bf16 and SSM states in fp32)")
+        if self.puzzle:
+            self.puzzle.prepare(self.scores, self.text)
+            found: Found = self.puzzle.choices(self.budget, self.times)
+        else:
+            shapes(self.config, self.budget, self.recipe.space, self.times)  # what no shape can meet is said before anything is scored
+            found = enumerate_candidates(self.config, self.scores, self.budget, self.recipe.space, self.times)
+        note(f"  candidates: {found.describe()}")
         return found
 
     def plan(self) -> Plan:
         """The winner of the search as a cut; the table of all candidates is kept as `search.json`."""
-        found = self.enumeration()
-        origin = self.origin | {"scores": fingerprint_bytes(repr(self.scores.made_from)), "search": fingerprint_bytes(repr(self.recipe))}
+        found = self.found
+        origin = self.origin | {"scores": fingerprint_bytes(repr(self.scores.made_from)), "search": self._decided}
 
         def make(path: Path) -> None:
             outcome = self._search(found)
             Plan(
+                parent=self.config,
                 candidate=outcome.winner,
                 cut=cut_for(outcome.winner, self.config, self.scores),
                 budget=self.budget,
                 made_from=self.origin,
             ).save(path)
 
-        plan = self.run.keep("plan.safetensors", origin, make, lambda path: Plan.load(path, self.origin), title="search")
+        plan = self.run.keep(f"{self.prefix}plan.safetensors", origin, make, lambda path: Plan.load(path, self.origin), title="search")
         self.run.progress.note(f"  winner: {plan.candidate.describe()}, {plan.candidate.parameters / 1e6:.2f} M parameters")
         return plan
 
+    def write_pruned(self, plan: Plan, path: Path) -> None:
+        """The winner before distillation, as a checkpoint; blocks that were taught bring their own weights."""
+        if self.puzzle and self.puzzle.taught:
+            stored = Checkpoint(self.recipe.checkpoint).dtype("embedding.weight")
+            save(self.student(plan.candidate), path, self.text.tokenizer, dtype=stored)
+        else:
+            cut_checkpoint(self.recipe.checkpoint, plan.cut, path, self.text.tokenizer)
+
     def student(self, candidate: Candidate) -> Decoder:
         """The candidate as it is cut, before any training, in fp32."""
-        return cut_decoder(self._parent_fp32, cut_for(candidate, self.config, self.scores))
+        student = cut_decoder(self._parent_fp32, cut_for(candidate, self.config, self.scores))
+        return self.puzzle.placed(student, candidate) if self.puzzle else student
+
+    @property
+    def _decided(self) -> str:
+        """A hash of what decides the search besides parent, text and scores: settings and limits, measured times among them."""
+        return fingerprint_bytes(repr(self.recipe), repr(self.budget), repr(self.times))
+
+    def _measured(self) -> LatencyTable:
+        """The table of this machine; a copy stays in the run, and a run that goes on keeps to it."""
+        recipe, batches = self.recipe, timed_batches(self.recipe)
+        asked = self._pairs()
+        wanted = fingerprint_bytes(*(f"{hidden} {layer}" for hidden, layer in asked))
+
+        def make(path: Path) -> None:
+            file = Path(recipe.latency_table) if recipe.latency_table else None
+            how = {"prompt": recipe.prompt, "context": max(1, recipe.workload.context), "batches": batches}
+            table_for(self.config, asked, **how, file=file, progress=self.run.progress.update).save(path)
+
+        return self.run.keep("latency.safetensors", self.origin | {"layers": wanted}, make, LatencyTable.load, title="latency table")
+
+    def _pairs(self) -> list[Pair]:
+        """The layers that are measured: the parent's own and every block; or so many that all widths lie between measured ones."""
+        own = [(self.config.hidden, layer) for layer in dict.fromkeys(self.config.layers)]
+        if self.recipe.method == "puzzle":
+            blocks = library(self.config, self.recipe.puzzle.variants)
+            return list(dict.fromkeys([*own, *((self.config.hidden, b.layer) for each in blocks for b in each if b.layer)]))
+        return grid([*own, *pairs(self.config, self.recipe.space)])
 
     @cached_property
     def _parent_fp32(self) -> Decoder:
@@ -118,7 +194,7 @@ class Search:
             layers = iterative_layer_scores(self.parent, samples, recipe.layer_metric, floors=floors, progress=progress)
         else:
             layers = layer_scores(self.parent, samples, recipe.layer_metric, progress=progress)
-        return replace(scores, layers=layers, layers_by=recipe.layer_metric)
+        return scores.with_layers({recipe.layer_metric: layers}, recipe.layer_metric)
 
     def _samples(self, rows: int) -> list[Batch]:
         """Single rows of training text, in the order of the loader: one calibration sample each."""
@@ -126,13 +202,15 @@ class Search:
         batches = (loader.batch(step) for step in range(min(rows, len(self.text.training))))
         return [Batch(batch.ids, batch.positions, batch.cu_seqlens) for batch in batches]
 
-    def _search(self, found: Enumeration) -> Outcome:
+    def _search(self, found: Found) -> Outcome:
         recipe, run = self.recipe, self.run
-        store = CandidateStore(run.path("search.sqlite"), fingerprint_bytes(repr(self.origin), repr(recipe)))
-        ranked = rank_zero_shot(found.candidates, self._zero_shot, store, progress=run.progress.update)
-        run.progress.note(f"  zero-shot: loss {ranked[0].loss:.3f} to {ranked[-1].loss:.3f} over {len(ranked)} candidates")
-        outcome = judge(shortlist(ranked, recipe.finalists), self._short_fit, recipe.short_tokens, store, progress=run.progress.note)
-        run.write("search.json", _table(self.config, found, ranked, outcome))
+        store = CandidateStore(run.path("search.sqlite"), fingerprint_bytes(repr(self.origin), self._decided))
+        ranked = rank_zero_shot(found.candidates, self._zero_shot, store, by=recipe.rank_by, progress=run.progress.update)
+        losses = sorted(each.loss for each in ranked)
+        run.progress.note(f"  zero-shot: loss {losses[0]:.3f} to {losses[-1]:.3f}, {len(ranked)} candidates ranked by {recipe.rank_by}")
+        chosen = shortlist(ranked, recipe.finalists)
+        outcome = judge(chosen, self._short_fit, recipe.short_tokens, store, rounds=recipe.rounds, progress=run.progress.note)
+        run.write(f"{self.prefix}search.json", table(self.config, found, ranked, outcome))
         for folder in run.path("search").glob("*/checkpoints"):  # only now: each result is in the store
             shutil.rmtree(folder)
         return outcome
@@ -153,7 +231,7 @@ class Search:
         learning = replace(self.recipe.learning, tokens=tokens)
         config = replace(learning.training(self.text.training.row_length, self.recipe.seed), validate_every=None)
         student = self.student(candidate)
-        folder = self.run.path(f"search/{candidate.key}")
+        folder = self.run.path(f"search/{candidate.key}-{tokens}")
         loader = Loader(self.text.training, config.batch_rows, config.seed)
         train(student, Distillation(self.parent), loader, config, folder, made_from=self.origin, report=self._step_of(config.steps))
         return validation_loss(student, self.text, self.recipe.learning.batch_rows, 2 * self.recipe.ranking_rows)
@@ -161,38 +239,3 @@ class Search:
     def _step_of(self, steps: int) -> Callable[[StepMetrics], None]:
         line = ProgressLine(steps)
         return lambda metrics: self.run.progress.update(line.text(metrics))
-
-
-def coverage(config: DecoderConfig, scores: Scores) -> str:
-    """Which axes of how many layers were scored, and which layers can only stay or go as a whole."""
-    read = Counter(f"{layer.kind} [{axes}]" for layer, found in zip(config.layers, scores.within, strict=True) for axes in found)
-    whole = Counter(layer.kind for layer, found in zip(config.layers, scores.within, strict=True) if not found)
-    parts = [
-        "hidden",
-        *(f"{count} x {name}" for name, count in read.items()),
-        *(f"{count} x {kind} as a whole" for kind, count in whole.items()),
-    ]
-    return f"{', '.join(parts)}; every layer by its removal; {scores.samples} samples, {scores.tokens:,} tokens"
-
-
-def _table(parent: DecoderConfig, found: Enumeration, ranked: list[Ranked], outcome: Outcome) -> dict[str, Any]:
-    """Every candidate with its figures, for the report."""
-    finalists = {each.candidate.key: each for each in outcome.contenders}
-    rows = []
-    for each in ranked:
-        final = finalists.get(each.candidate.key)
-        rows.append(
-            {
-                "shape": each.candidate.describe(),
-                "layers": list(each.candidate.layers),
-                "parameters": each.candidate.parameters,
-                "memory": each.candidate.memory,
-                **each.result,
-                "loss_after": final.after["loss"] if final else None,
-                "rank_before": final.rank_before if final else None,
-                "rank_after": final.rank_after if final else None,
-                "winner": each.candidate == outcome.winner,
-            }
-        )
-    shapes = {"shapes": found.shapes, "fitting": found.fitting, "parent": to_dict(parent)}
-    return shapes | {"kendall_tau": outcome.kendall_tau, "candidates": rows}

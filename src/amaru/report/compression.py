@@ -47,6 +47,7 @@ def compression_sections(directory: Path) -> list[Section]:
     search, plan = read_record(directory / "search.json"), Plan.load(directory / "plan.safetensors")
     parent = from_dict(DecoderConfig, search["parent"])
     scores = Scores.load(directory / "scores.safetensors")
+    assert plan.budget is not None, "a search chooses for a budget"
     return [
         Section("What matters", [_importance(parent, scores)]),
         Section("Shapes that fit the budget", [_frontier(search, plan), _finalists(search)]),
@@ -101,10 +102,10 @@ def _frontier(search: Mapping[str, Any], plan: Plan) -> Drawing:
         state = "winner" if row["winner"] else "distilled" if row["loss_after"] is not None else "ranked"
         points.append(Candidate(row["memory"], row["loss"], row["shape"].split(",")[0] if row["winner"] else row["shape"], state))
     caption = (
-        f"{search['shapes']:,} shapes enumerated, {search['fitting']:,} fit the budget and use most of it, {len(points)} are ranked by "
-        "their loss as they are cut, before any training. The judge is a short distillation, so the winner need not be the lowest point."
+        f"{search['described']}. The loss is that of models as they are cut, before any training; the judge is a short distillation, so "
+        "the winner need not be the lowest point."
     )
-    return Drawing(frontier(points, budget_bytes=plan.budget.memory, y_label="loss as cut, nats"), caption)
+    return Drawing(frontier(points, budget_bytes=plan.budget.usable if plan.budget else None, y_label="loss as cut, nats"), caption)
 
 
 def _finalists(search: Mapping[str, Any]) -> Table:

@@ -69,24 +69,35 @@ def measure(decoder: Decoder, timing: Timing = Timing()) -> Speed:  # noqa: B008
 
 
 def _prefill(decoder: Decoder, timing: Timing) -> float:
-    state = decoder.new_state(1, timing.prompt)
-    ids = _random_ids(decoder, timing.prompt, timing.seed)
-
-    def run() -> None:
-        for start in range(0, timing.prompt, CHUNK_TOKENS):
-            advance(decoder, state, [Work(ids[start : start + CHUNK_TOKENS], start, 0)])
-
-    return timing.prompt / _median_seconds(run, decoder, timing.repeats)
+    return timing.prompt / _median_seconds(prefilling(decoder, timing.prompt, timing.seed), decoder, timing.repeats)
 
 
 def _decode(decoder: Decoder, state: DecoderState, timing: Timing) -> float:
-    ids = _random_ids(decoder, timing.batch, timing.seed)
+    run = decoding(decoder, state, timing.batch, timing.context, timing.steps, timing.seed)
+    return timing.batch * timing.steps / _median_seconds(run, decoder, timing.repeats)
+
+
+def prefilling(decoder: Decoder, prompt: int, seed: int = 0) -> Callable[[], None]:
+    """What a prompt of so many tokens takes, to be run and timed: `seconds(prefilling(decoder, 1024), decoder)`."""
+    state = decoder.new_state(1, prompt)
+    ids = _random_ids(decoder, prompt, seed)
 
     def run() -> None:
-        for position in range(timing.context - timing.steps, timing.context):
+        for start in range(0, prompt, CHUNK_TOKENS):
+            advance(decoder, state, [Work(ids[start : start + CHUNK_TOKENS], start, 0)])
+
+    return run
+
+
+def decoding(decoder: Decoder, state: DecoderState, batch: int, context: int, steps: int, seed: int = 0) -> Callable[[], None]:
+    """The same of the last `steps` steps of `batch` sequences that come to `context` tokens."""
+    ids = _random_ids(decoder, batch, seed)
+
+    def run() -> None:
+        for position in range(context - steps, context):
             advance(decoder, state, [Work([token], position, slot) for slot, token in enumerate(ids)])
 
-    return timing.batch * timing.steps / _median_seconds(run, decoder, timing.repeats)
+    return run
 
 
 def _random_ids(decoder: Decoder, count: int, seed: int) -> list[int]:
@@ -96,10 +107,11 @@ def _random_ids(decoder: Decoder, count: int, seed: int) -> list[int]:
 def _median_seconds(run: Callable[[], None], decoder: Decoder, repeats: int) -> float:
     """The first run warms up caches, allocators and compiled code."""
     run()
-    return statistics.median(_seconds(run, decoder) for _ in range(repeats))
+    return statistics.median(seconds(run, decoder) for _ in range(repeats))
 
 
-def _seconds(run: Callable[[], None], decoder: Decoder) -> float:
+def seconds(run: Callable[[], None], decoder: Decoder) -> float:
+    """How long one run takes, until the device is done."""
     _wait(decoder)
     start = time.perf_counter()
     run()
