@@ -69,16 +69,18 @@ class ScoreRecipe(Config):
             raise ConfigError(f"layer_tokens is {self.layer_tokens}, but a row has {self.text.row_length} tokens (text.row_length).")
 
 
-def importance(recipe: ScoreRecipe, run: Run) -> Scores:
-    """The scores of a checkpoint, from the run directory where they are whole; `costs.json` tells what they took."""
-    return _Scoring(recipe, run).scores()
+def importance(recipe: ScoreRecipe, run: Run, text: Text | None = None) -> Scores:
+    """The scores of a checkpoint, from the run directory where they are whole; `costs.json` tells what they took.
+
+    `text` is the recipe's, where a run that does more has prepared it already.
+    """
+    return _Scoring(recipe, run, text or prepare(recipe.text, run, tokenizer_of(recipe.checkpoint))).scores()
 
 
 class _Scoring:
-    def __init__(self, recipe: ScoreRecipe, run: Run) -> None:
+    def __init__(self, recipe: ScoreRecipe, run: Run, text: Text) -> None:
         self.recipe, self.run = recipe, run
         self.checkpoint = Checkpoint(recipe.checkpoint)
-        text = prepare(recipe.text, run, tokenizer_of(recipe.checkpoint))
         rows = max(recipe.samples, recipe.layer_samples)
         self.samples = calibration(text, rows, recipe.seed)
         self.origin = {"checkpoint": fingerprint(recipe.checkpoint), "text": text.fingerprint, "dtype": f"{recipe.dtype} {recipe.seed}"}
