@@ -11,7 +11,7 @@ from amaru.nn import MLP, Attention
 from amaru.nn.rope import Rope
 from amaru.ops.native import lacks
 from amaru.serve.forward import advance, hidden_after
-from amaru.serve.recorded import RECORDED
+from amaru.serve.recorded import MOST_SHAPES, RECORDED
 from amaru.serve.work import Work, batch_of
 
 pytestmark = pytest.mark.skipif(lacks() is not None, reason="recordings hold native kernels")
@@ -78,6 +78,23 @@ def test_steps_of_one_shape_are_recorded_once_and_shapes_apart():
         hidden_after(decoder, state, [Work([5], start, 0), Work([6], start, 3)])
         hidden_after(decoder, state, [Work([5], start, 1)])
     assert [step.refusal for step in RECORDED[state].values()] == [None, None]
+
+
+def test_what_may_never_come_again_is_recorded_when_it_does_and_stays_while_it_is_used():
+    decoder = random_model(random_config(1, "M-*"), 1)
+    state = decoder.new_state(2, 80)
+
+    def step(*sizes: int) -> None:
+        hidden_after(decoder, state, [Work([5] * size, 9, slot) for slot, size in enumerate(sizes)])
+
+    for sizes in ((1, 1), (2, 1), (2, 1), (3, 1)):
+        step(*sizes)
+    assert [(shape[0], step is not None) for shape, step in RECORDED[state].items()] == [((1, 1), True), ((2, 1), True), ((3, 1), False)]
+    for number in range(MOST_SHAPES):
+        step(2 + number % 8, 2 + number // 8)
+        step(1, 1)
+    kept = {shape[0]: step for shape, step in RECORDED[state].items()}
+    assert len(kept) == MOST_SHAPES and kept[1, 1] is not None and (2, 1) not in kept
 
 
 def test_a_decoder_that_changed_is_recorded_anew():

@@ -118,12 +118,16 @@ class Parts:
         )
 
 
-RECORDED: WeakKeyDictionary[DecoderState, dict[tuple, RecordedStep]] = WeakKeyDictionary()
+# By shape, the latest last; None: met once.
+RECORDED: WeakKeyDictionary[DecoderState, dict[tuple, RecordedStep | None]] = WeakKeyDictionary()
 
 
 def again(decoder: Decoder, state: DecoderState, work: Sequence[Work]) -> Passed | None:
     """By the recording of an earlier step of this shape; None where there is none that serves."""
-    step = RECORDED.get(state, {}).get(_shape(work))
+    shapes, shape = RECORDED.get(state, {}), _shape(work)
+    if shape not in shapes:
+        return None
+    step = shapes[shape] = shapes.pop(shape)
     if step is None or not step.serves(decoder) or not step.run(decoder, state, work):
         return None
     return step.passed._replace(hidden=step.passed.hidden.clone())
@@ -134,11 +138,14 @@ def anew(decoder: Decoder, state: DecoderState, work: Sequence[Work], x: Tensor,
     if len(x) > MOST_TOKENS or not x.is_cpu or lacks() or _strange(batch):
         return Passed(decoder.through(x, batch, state), None)
     shapes, shape = RECORDED.setdefault(state, {}), _shape(work)
-    step = shapes.get(shape)
-    if step is not None and (step.refusal or step.serves(decoder)):
+    if shape not in shapes:
+        if len(shapes) >= MOST_SHAPES:
+            del shapes[next(iter(shapes))]
+        shapes[shape] = None
+        if any(len(item.ids) > 1 for item in work):  # guesses make shapes that never come again, and recording is half of such a step
+            return Passed(decoder.through(x, batch, state), None)
+    elif (step := shapes[shape]) and (step.refusal or step.serves(decoder)):
         return Passed(decoder.through(x, batch, state), None)
-    if len(shapes) >= MOST_SHAPES:
-        del shapes[next(iter(shapes))]
     step = shapes[shape] = RecordedStep(decoder, state, x, batch)
     if step.refusal:
         log.info("Steps are not recorded: %s", step.refusal)
