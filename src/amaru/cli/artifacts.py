@@ -1,14 +1,14 @@
 """`amaru show scores.safetensors`: what a stage of compression left behind."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from amaru.cli import layer_times
-from amaru.report.numbers import count, percent
+from amaru.cli import layer_times, show_plan
+from amaru.report.numbers import percent
 from amaru.report.stack import BARS
 
 WIDE = 24  # characters of a bar
@@ -57,7 +57,7 @@ def _best_half(array: Any) -> float:
 
 
 def show(facts: Mapping[str, Any], console: Console) -> None:
-    printers = {"plan": print_plan, "latency": layer_times.show}
+    printers = {"plan": show_plan.show, "latency": layer_times.show}
     printers.get(facts["kind"], _print_scores)(facts, console)
 
 
@@ -84,21 +84,3 @@ def _bar(value: float | None, largest: float) -> str:
         return ""
     eighths = round(min(1.0, value / largest) * WIDE * 8)
     return BARS[-1] * (eighths // 8) if eighths >= 8 else "·"
-
-
-def print_plan(facts: Mapping[str, Any], console: Console) -> None:
-    before, after = facts["parameters"]["before"], facts["parameters"]["after"]
-    console.print(f"{count(before)} parameters become {after:,} ({percent(after / before)}): {facts['student']}", soft_wrap=True)
-    console.print(f"indices {facts['ranking']}", soft_wrap=True)
-    for line in _dropped(facts["dropped"]):
-        console.print(line, soft_wrap=True)
-    for row in facts["axes"]:
-        if row["after"] < row["before"]:
-            where = f" in {len(row['layers'])} {row['kind']} layers" if row["kind"] else ""
-            console.print(f"{row['axis']} {row['before']:,} -> {row['after']:,}{where}")
-
-
-def _dropped(dropped: Mapping[str, list[int]]) -> Iterator[str]:
-    for kind, layers in dropped.items():
-        if layers:
-            yield f"{kind} layers {', '.join(map(str, layers))} go"

@@ -1,11 +1,12 @@
 """A cut as it was decided on, in a file: what it makes of which parent, how it was chosen, and the proof that it was carried out."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amaru.axes import Selection, Selections
+from amaru.axes import Axis, Selection, Selections
 from amaru.compress.budget import Budget
 from amaru.compress.candidate import Candidate
 from amaru.compress.ranking import Ranking
@@ -18,12 +19,17 @@ from amaru.models.checkpoint import Checkpoint
 from amaru.models.decoder import Decoder, DecoderConfig
 
 SCHEMA = 2
+COUNTED = ("head", "query", "expert")
 
 
 class Narrowing(NamedTuple):
-    """One axis that a plan narrows, or keeps: its size in the parent and in the student, in layers `layers` (empty: the network)."""
+    """One axis that a plan narrows, or keeps: its size (for each index of `per`) in the parent and in the student, and in which layers.
+
+    `kind` is that of the layers, and "" for an axis of the network.
+    """
 
     axis: str
+    per: tuple[str, ...]
     kind: str
     before: int
     after: int
@@ -87,27 +93,28 @@ class Plan:
     def narrowings(self) -> Iterator[Narrowing]:
         """Every axis of the network and of the layers that stay, with equal changes in one row; axes of fixed size are left out."""
         before, after = self.parent.axes(), self.candidate.config.axes()
-        yield from (Narrowing(name, "", axis.size, after[name].size, ()) for name, axis in before.items() if not axis.fixed)
-        rows: dict[tuple[str, str, int, int], list[int]] = {}
+        yield from (Narrowing(name, (), "", axis.size, after[name].size, ()) for name, axis in before.items() if not axis.fixed)
+        rows: dict[tuple[str, tuple[str, ...], str, int, int], list[int]] = {}
         for index, student in zip(self.candidate.layers, self.candidate.config.layers, strict=True):
             sizes = student.axes()
             for name, axis in self.parent.layers[index].axes().items():
                 if not axis.fixed:
                     left = sizes[name].size if name in sizes else 1
-                    rows.setdefault((name, student.kind, axis.size, left), []).append(index)
+                    rows.setdefault((name, _counted_in(axis), student.kind, axis.size, left), []).append(index)
         yield from (Narrowing(*row, tuple(layers)) for row, layers in rows.items())
 
     def facts(self) -> dict[str, Any]:
         """All of it but the indices, for `amaru show` and reports."""
-        kept = set(self.candidate.layers)
+        kept, kinds = set(self.candidate.layers), Counter(layer.kind for layer in self.parent.layers)
         return {
             "key": self.key,
             "parameters": {"before": cost.parameters(self.parent), "after": self.candidate.parameters},
             "layers": {"before": len(self.parent.layers), "after": len(kept)},
             "kept": list(self.candidate.layers),
+            "of_kind": dict(kinds),
             "dropped": {
                 kind: [index for index, layer in enumerate(self.parent.layers) if layer.kind == kind and index not in kept]
-                for kind in dict.fromkeys(layer.kind for layer in self.parent.layers)
+                for kind in kinds
             },
             "axes": [row._asdict() for row in self.narrowings()],
             "student": self.candidate.describe(),
@@ -174,6 +181,11 @@ class Plan:
         self.surgery()
         if config != self.parent:
             raise ConfigError(f"This plan cuts {_shape(self.parent)}, and not {_shape(config)}.")
+
+
+def _counted_in(axis: Axis) -> tuple[str, ...]:
+    """The parents in each of which a number of heads or experts is counted; a width is the same everywhere and needs none."""
+    return axis.parents if axis.name in COUNTED else ()
 
 
 def _shape(config: DecoderConfig) -> str:

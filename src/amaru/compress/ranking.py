@@ -55,9 +55,9 @@ def cut_for(
     """
     ranking = ranking or Ranking()
     scores.check(config)
-    mismatch = f"The shape '{candidate.describe()}' is no narrowing of this parent along the axes that are scored."
+    mismatch = f"The shape '{candidate.describe()}' is no narrowing of this parent along the axes that are scored"
     if [type(layer) for layer in candidate.config.layers] != [type(layer) for layer in _at(config, candidate.layers)]:
-        raise ConfigError(mismatch)
+        raise ConfigError(f"{mismatch}: its layers are of other kinds.")
     sizes = {index: _sizes(student) for index, student in zip(candidate.layers, candidate.config.layers, strict=True)}
     within = _within(config, scores, sizes, _Choice(ranking))
     network: Selections = {}
@@ -66,8 +66,8 @@ def cut_for(
     if candidate.config.vocab < config.vocab:
         network["vocab"] = _tokens(config, candidate.config.vocab, uses)
     cut = Cut(candidate.layers, network, within)
-    if cut_config(config, cut) != candidate.config:
-        raise ConfigError(mismatch)
+    if (left := cut_config(config, cut)) != candidate.config:
+        raise ConfigError(f"{mismatch}{_where(left, candidate)}.")
     return cut
 
 
@@ -88,6 +88,16 @@ def sorted_by_rank(config: DecoderConfig, scores: Scores, ranking: Ranking | Non
 
 def _at(config: DecoderConfig, indices: tuple[int, ...]) -> list[LayerConfig]:
     return [config.layers[index] for index in indices if 0 <= index < len(config.layers)]
+
+
+def _where(left: DecoderConfig, candidate: Candidate) -> str:
+    """The first axis that scores do not take to the size that is asked for."""
+    for index, got, wanted in zip(candidate.layers, left.layers, candidate.config.layers, strict=True):
+        there, asked = _sizes(got), _sizes(wanted)
+        for name in there:
+            if there[name] != asked.get(name):
+                return f": of layer {index} ({got.kind}) they leave {there[name]} of the axis '{name}', and {asked.get(name)} are asked for"
+    return ""
 
 
 def _sizes(layer: LayerConfig) -> dict[str, int]:
@@ -131,7 +141,7 @@ class _Choice:
         names, energies = expression.split(" x "), [np.square(each) for each in importance]
         chosen: list[Selections] = [{} for _ in layers]
         for place, name in reversed(list(enumerate(names))):
-            if name not in layers[0].probes:
+            if not _tells(expression, name, layers[0]):
                 continue
             totals = [energy.sum(axis=self._pooled(names, place, layers[0]), keepdims=True) for energy in energies]
             if name in bound:
@@ -160,6 +170,11 @@ class _Choice:
         best = np.argsort(-totals, axis=place, kind="stable") if self.everything else _best(totals, kept, self.ranking.order, place)
         np.put_along_axis(stays, best, 1.0, axis=place)
         return keep(axes[name], best.squeeze(self._pooled(names, place, layer)), axes), stays
+
+
+def _tells(expression: str, axis: str, layer: LayerConfig) -> bool:
+    """Whether an axis is ranked by what is read of this expression: state channels are read in their groups, but do not rank these."""
+    return axis in layer.probes and str(layer.read(layer.probes[axis].readings[0])[1]) == expression
 
 
 def _best(scores: np.ndarray, kept: int, order: str, axis: int = -1) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from amaru.compress.plan import Plan
-from amaru.compress.ranking import cut_for
+from amaru.compress.ranking import Ranking, cut_for
 from amaru.compress.scores import Scores
 from amaru.compress.shape import shaped
 from amaru.data.narrow import token_uses
@@ -27,22 +27,32 @@ def scores_of(path: str | Path, checkpoint: str | Path) -> tuple[Scores, str]:
 
 
 def plan_by_scores(
-    checkpoint: str | Path, path: str | Path, widths: Mapping[str, int], kept: Mapping[str, int], dropped: tuple[int, ...] = ()
+    checkpoint: str | Path,
+    path: str | Path,
+    widths: Mapping[str, int],
+    kept: Mapping[str, int],
+    dropped: tuple[int, ...] = (),
+    *,
+    at: Mapping[int, Mapping[str, int]] | None = None,
+    ranking: Ranking | None = None,
 ) -> Plan:
     """`plan_by_scores("parent", "scores.safetensors", {"hidden": 3072, "ffn": 12288, "head": 14}, {"attention": 3})`.
 
     widths   the size of an axis in every layer that has it; `head` is counted per group, `query` per KV group
     kept     by kind, how many layers stay: those whose removal moves the output most
     dropped  layers that go in any case
+    at       by layer, widths of that layer alone
+    ranking  how indices are chosen, if not as published
 
     Raises `ArtifactError` for scores of another checkpoint, `ConfigError` for a shape that the parent cannot be cut to.
     """
     scores, found = scores_of(path, checkpoint)
     config = Checkpoint(checkpoint).config
-    candidate = shaped(config, widths, layers=_layers(config, scores, kept, dropped))
+    ranking, candidate = ranking or Ranking(), shaped(config, widths, layers=_layers(config, scores, kept, dropped), at=at)
     uses = token_uses(Tokenizer.load(checkpoint), scores.vocab, config.vocab) if "vocab" in widths and scores.vocab is not None else None
-    cut = cut_for(candidate, config, scores, uses=uses)
-    return Plan(parent=config, candidate=candidate, cut=cut, made_from={"checkpoint": found, "text": scores.made_from.get("text", "")})
+    cut = cut_for(candidate, config, scores, ranking, uses)
+    origin = {"checkpoint": found, "text": scores.made_from.get("text", "")}
+    return Plan(parent=config, candidate=candidate, cut=cut, ranking=ranking, made_from=origin)
 
 
 def _layers(config: DecoderConfig, scores: Scores, kept: Mapping[str, int], dropped: tuple[int, ...]) -> list[int]:
