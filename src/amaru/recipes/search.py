@@ -25,7 +25,7 @@ from amaru.compress.search import Outcome, judge, rank_zero_shot, shortlist
 from amaru.compress.shapes import shapes
 from amaru.compress.space import pairs
 from amaru.compress.store import CandidateStore
-from amaru.compress.surgery import cut_checkpoint, cut_decoder
+from amaru.compress.surgery import cut_decoder
 from amaru.config import fingerprint_bytes
 from amaru.data.loader import Loader, in_order
 from amaru.distill.objective import Distillation
@@ -141,7 +141,7 @@ class Search:
             stored = Checkpoint(self.recipe.checkpoint).dtype("embedding.weight")
             save(self.student(plan.candidate), path, self.text.tokenizer, dtype=stored)
         else:
-            cut_checkpoint(self.recipe.checkpoint, plan.cut, path, self.text.tokenizer)
+            plan.cut_checkpoint(self.recipe.checkpoint, path, self.text.tokenizer)
 
     def student(self, candidate: Candidate) -> Decoder:
         """The candidate as it is cut, before any training, in fp32."""
