@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from amaru.cli.cut import _widths
 from amaru.cli.main import main
 from amaru.compress import Plan, Ranking, Scores, cut_for, shaped
+from amaru.errors import ConfigError
 from amaru.models import DecoderConfig
 from amaru.models.pattern import layers_from_pattern
 from amaru.nn import MLP, Attention, Mamba2
@@ -49,3 +51,9 @@ def test_programs_see_all_of_it(plan: Path, capsys: pytest.CaptureFixture[str]) 
     assert facts["key"] == found.key and facts["parameters"]["after"] == found.candidate.parameters
     assert facts["kept"] == [0, 1, 2, 4] and facts["dropped"]["mamba2"] == [3]
     assert {row["axis"] for row in facts["axes"] if row["after"] < row["before"]} == {"hidden", "vocab", "head", "ffn"}
+
+
+def test_widths_of_one_layer_and_of_all_are_told_apart() -> None:
+    assert _widths(["ffn=512", "3:ffn=256", "3:head=2"]) == ({"ffn": 512}, {3: {"ffn": 256, "head": 2}})
+    with pytest.raises(ConfigError, match="LAYER:AXIS=SIZE, such as 3:ffn=512; got 'all:ffn=3'"):
+        _widths(["all:ffn=3"])
