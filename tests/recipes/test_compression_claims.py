@@ -80,6 +80,7 @@ def test_every_claim_is_judged_and_shown(tmp_path, capsys):
     [
         ("heads", "heads-ignoring groups", {"before": 3.9, "loss": 3.1}, "does not hold"),
         ("heads", "heads-ignoring groups", {"loss": 3.1}, "holds in part"),
+        ("heads", "heads-ignoring groups", {"before": 4.0, "loss": 3.21}, "undecided"),
         ("axes", "axes-depth", {"loss": 3.0}, "holds in part"),
         ("ranking", "axes-every axis", {"winner_before": 1}, "does not hold"),
         ("scratch", "scratch-4", {"loss": 3.0}, "does not hold"),

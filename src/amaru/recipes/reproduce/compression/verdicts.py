@@ -154,12 +154,13 @@ def tokens_to_reach(loss: float, runs: Sequence[tuple[float, float]]) -> float |
 
 
 def _finding(claim: str, sentence: str, compared: Mapping[str, Found], confirmed: bool | None) -> Found:
-    """Holds where every difference lies above zero with its interval, in part where some do."""
+    """Holds where every difference lies above zero with its interval, in part where some do; undecided where none lies below it either."""
     if any(found["interval"] is None for found in compared.values()):
         sentence = "Unfinished: fewer than two parents have all of it."
         return {"claim": claim, "verdict": UNFINISHED, "sentence": sentence, "compared": compared}
     above = [found["interval"][0] > 0 for found in compared.values()]
-    verdict = "holds" if all(above) else "holds in part" if any(above) else "does not hold"
+    below = any(found["interval"][1] < 0 for found in compared.values())
+    verdict = "holds" if all(above) else "holds in part" if any(above) else "does not hold" if below else "undecided"
     words = {name: _told(found) for name, found in compared.items()}
     at_large = "" if confirmed is None else f" The large parent {'agrees' if confirmed else 'disagrees'}."
     sentence = sentence.format(**words) + at_large
