@@ -16,6 +16,7 @@ from amaru.errors import ArtifactError, CheckpointError, DataError
 from amaru.models.decoder import Decoder, ResidualLayer
 from amaru.nn.attention import KV
 from amaru.nn.batch import Batch
+from amaru.nn.hybrid_head import HybridHeadMixer
 
 SCHEMA = 1
 Progress = Callable[[str], None]
@@ -56,8 +57,7 @@ class Streams:
 def added(layer: ResidualLayer, x: Tensor, batch: Batch, kv: KV | None) -> Tensor:
     """[T, hidden]: what a layer adds to the stream."""
     u = layer.norm(x)
-    y = layer.mixer(u, batch, None) if kv is None else layer.mixer(u, batch, None, kv)
-    return y[0] if isinstance(y, tuple) else y
+    return layer.mixer(u, batch, None, kv)[0] if isinstance(layer.mixer, HybridHeadMixer) else layer.mixer(u, batch, None)
 
 
 def normalised_error(found: Tensor, wanted: Tensor) -> Tensor:
