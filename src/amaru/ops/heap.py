@@ -18,3 +18,8 @@ def keep_freed_memory() -> bool:
         return False
     library = ctypes.CDLL(None)
     return bool(library.mallopt(MMAP_MAX, 0) and library.mallopt(TRIM_THRESHOLD, -1))
+
+
+def give_back_freed_memory() -> bool:
+    """Return what is kept to the system, once: before another process needs it. True where the C library can (glibc)."""
+    return platform.libc_ver()[0] == "glibc" and bool(ctypes.CDLL(None).malloc_trim(0))

@@ -16,7 +16,7 @@ from amaru.errors import ConfigError
 from amaru.models import cost
 from amaru.models.checkpoint import load
 from amaru.models.decoder import Decoder
-from amaru.ops.heap import keep_freed_memory
+from amaru.ops.heap import give_back_freed_memory, keep_freed_memory
 from amaru.recipes.bench.ask import ask
 from amaru.recipes.bench.limits import product_rate
 from amaru.train.balance import Balance
@@ -85,6 +85,7 @@ def run(
     rates, taken, answers = [rate or product_rate(torch.bfloat16)], [_ours(checkpoint, bench, progress)], {}
     for name, python in peers.items():
         progress(name)
+        give_back_freed_memory()  # the peer may need all there is
         asked = {"lengths": bench.lengths, "tokens": bench.tokens, "steps": bench.steps}
         answers[name] = ask(name, python, PEERS[name], str(checkpoint), asked)
         rates.append(rate or product_rate(torch.bfloat16))
