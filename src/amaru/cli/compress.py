@@ -23,7 +23,7 @@ def command(
     prefill_latency: Annotated[str | None, typer.Option(help="Budget of a prompt: " + MEASURED.format("200ms"))] = None,
     decode_latency: Annotated[str | None, typer.Option(help="Budget of a step of --batch sequences: " + MEASURED.format("30ms"))] = None,
     throughput: Annotated[
-        str | None, typer.Option(help="At least so many tokens/s, 200 or 1.5x the parent's, at the largest batch in --memory.")
+        str | None, typer.Option(help="At least so many tokens/s at the largest batch in --memory: 200, or 1.5x the parent's at --batch.")
     ] = None,
     target: Annotated[str | None, typer.Option(help="Times by the published peaks of a device, such as h100; not measured.")] = None,
     latency_table: Annotated[Path | None, typer.Option(help="File of measured times, made or extended; else a cache.")] = None,

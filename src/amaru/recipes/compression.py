@@ -56,6 +56,7 @@ class CompressRecipe(Config):
     memory, parameters   the budget: "60%" of the parent's, "2GiB" of the workload (`reserve` of it kept free), "300M" parameters
     prefill, decode      and how long a prompt of `prompt` tokens and a step may take: "60%" of the parent's, "30ms", "1.5s"
     throughput           and how many tokens per second the largest batch that fits `memory` must give: "200", or "1.2x" the parent's
+                         at the workload's batch
     target               times are bounds at the published peaks of this device (h100), in place of times measured on this machine
     latency_table        the file of measured times; None: a cache by machine, versions and workload
     method               "minipuzzle" gives all layers of a kind one width, "puzzle" chooses a block for every layer by itself
@@ -179,7 +180,7 @@ def budget_of(recipe: CompressRecipe, config: DecoderConfig, times: Times | None
         **rest,
         prefill=_seconds(recipe.prefill, float(own.prefill)),
         decode=_seconds(recipe.decode, float(own.decode)),
-        throughput=None if recipe.throughput is None else _rate(recipe.throughput, float(own.throughput)),
+        throughput=None if recipe.throughput is None else _rate(recipe.throughput, recipe.workload.batch / float(own.decode)),
     )
 
 
@@ -192,11 +193,9 @@ def _seconds(text: str | None, own: float) -> float | None:
 
 
 def _rate(text: str, own: float) -> float:
-    """"1.2x" the parent's own, or tokens per second."""
+    """"1.2x" the parent's own at the workload's batch (it may not fit the memory), or tokens per second."""
     if not text.strip().lower().endswith("x"):
         return float(parse_count(text))
-    if own <= 0:
-        raise ConfigError(f"--throughput {text} is relative to the parent, which does not fit the memory; give tokens per second.")
     try:
         return float(text.strip()[:-1]) * own
     except ValueError:

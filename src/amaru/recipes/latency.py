@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from amaru import __version__
-from amaru.compress.latency import Circumstances, LatencyTable, Pair, Point
+from amaru.compress.latency import Circumstances, LatencyTable, Pair, Point, alike
 from amaru.config import to_dict
 from amaru.models.checkpoint import assemble
 from amaru.models.cost import parameters
@@ -94,10 +94,11 @@ def measure_point(config: DecoderConfig, hidden: int, layer: LayerConfig, now: C
 
 
 def _blocks(config: DecoderConfig, hidden: int, layer: LayerConfig) -> int:
-    """N: half as many layers as the model has, so that 2N of them lie in caches as its own do; fewer where they are large."""
+    """N: half as many as the model has of the kind, so that weights, states and KV of 2N lie in caches as its own; fewer of large ones."""
     alone = replace(config, hidden=hidden, layers=())
     each = 2 * (parameters(replace(alone, layers=(layer,))) - parameters(alone))  # type: ignore[arg-type]
-    return max(1, min(len(config.layers) // 2, MOST_BLOCKS, MOST_BYTES // (2 * max(1, each))))
+    own = sum(alike(layer, each) for each in config.layers)
+    return max(1, min((own + 1) // 2, MOST_BLOCKS, MOST_BYTES // (2 * max(1, each))))
 
 
 def _stack(config: DecoderConfig, hidden: int, layer: LayerConfig, count: int) -> Decoder:
