@@ -6,7 +6,7 @@
 constexpr int LANES = 16, LANE = 32;    // of 4 bits: in a block lane l holds the columns 32 l to 32 l + 31, and as many share a scale at least
 constexpr int BLOCK = LANE * LANES;     // lane l of step s holds columns 4 s to 4 s + 3 of its 32
 constexpr int STEP = 64;                // codes of an instruction
-constexpr int64_t FETCHED = 2048;       // bytes behind those at work that are asked for from memory
+constexpr int64_t FETCHED = 4096;       // bytes behind those at work that are asked for from memory
 
 enum Kind : int64_t { INT4 = 4, INT8 = 8, FP8 = 43 };  // FP8: 4 bits of exponent, 3 of mantissa
 
