@@ -21,9 +21,9 @@ class Team {
     }
 
     void help() {
-        for (int64_t seen = 0;; seen = job) {
-            for (int64_t waited = 0; job == seen; waited++) rest(waited);
-            if (job < 0) return;
+        for (int64_t seen = 0, current;; seen = current) {  // not the job there is by now: it may be the dismissal
+            for (int64_t waited = 0; (current = job) == seen; waited++) rest(waited);
+            if (current < 0) return;
             inside++;
             work();
             inside--;
