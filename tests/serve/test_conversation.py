@@ -20,7 +20,7 @@ from amaru.serve.request import Settings
 from amaru.serve.sampler import GREEDY
 
 VOCAB, WORDS, SENTENCES = 64, 6, 18
-POOL = EngineConfig(memory=2**24, prefix_bytes=2**24, draft_memory=2**24)
+POOL = EngineConfig(memory=2**24, prefix_bytes=2**24, draft_memory=2**24, draft_step=60)
 CONFIG = replace(POOL, max_running=8, max_tokens=1200, chunk_tokens=128, prefix_every=64)
 ANSWER = Settings(max_tokens=72, logprobs=2, sampling=GREEDY)
 

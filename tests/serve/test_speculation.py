@@ -24,7 +24,7 @@ from amaru.serve.sampler import GREEDY, Sampling
 from amaru.serve.speculation import Pace
 
 CONFIG = EngineConfig(
-    memory=2**23, max_running=6, max_tokens=400, chunk_tokens=60, prefix_every=32, prefix_bytes=2**20, draft_memory=2**23
+    memory=2**23, max_running=6, max_tokens=400, chunk_tokens=60, prefix_every=32, prefix_bytes=2**20, draft_memory=2**23, draft_step=60
 )
 SAMPLED = Sampling(temperature=0.6, min_p=0.02, frequency_penalty=0.01, seed=3)
 Source = Literal["lookup", "draft"]
@@ -98,6 +98,18 @@ def test_a_draft_that_is_the_model_is_always_right(decoder: Decoder) -> None:
     stats = engine.stats()
     assert stats.accepted_tokens == stats.drafted_tokens == 50  # ten passes of one and five more, after the prompt's
     assert len(told.tokens) == 61
+
+
+def test_guesses_fill_a_step_and_no_more_and_everyone_has_a_part(hybrid: Decoder) -> None:
+    """Four that run and guesses that are right: 4 and 4 tokens a step, so that 20 steps behind the prompts give 40 tokens each."""
+    engine = guessing(hybrid, "draft", replace(CONFIG, draft_step=8), draft=hybrid)
+    told = run(engine, *((prompt[:9], Settings(max_tokens=41, sampling=GREEDY)) for prompt in twenty(hybrid)[4:8]))
+    stats = engine.stats()
+    assert (stats.steps, stats.drafted_tokens, stats.accepted_tokens) == (21, 80, 80)
+    assert [each.handle.accepted_tokens for each in told if each.handle] == [20, 20, 20, 20]
+    crowded = guessing(hybrid, "draft", replace(CONFIG, draft_step=4), draft=hybrid)
+    run(crowded, *((prompt[:9], Settings(max_tokens=41, sampling=GREEDY)) for prompt in twenty(hybrid)[4:8]))
+    assert (crowded.stats().steps, crowded.stats().drafted_tokens) == (41, 0)
 
 
 def test_some_guess_and_some_do_not(decoder: Decoder) -> None:

@@ -29,6 +29,9 @@ def command(
     prefix_memory: Annotated[str | None, typer.Option(help="For remembered beginnings of prompts, like 1GiB; 0 switches it off.")] = None,
     kv_dtype: Annotated[str | None, typer.Option(help="fp8 holds keys and values in 8 bits; left out: as the model computes.")] = None,
     draft: Annotated[Path | None, typer.Option(help="A smaller checkpoint that guesses what this one will say; it says the same.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIRECTORY", help="An adapter of the one model, served beside it by this name.")
+    ] = None,
     lookup: Annotated[bool, typer.Option("--lookup", help="Guess that texts repeat themselves; they say the same.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="The same bits for a request whatever runs beside it (slower).")] = False,
     max_body: Annotated[str | None, typer.Option(help="The largest request, like 8MiB.")] = None,
@@ -47,13 +50,13 @@ def command(
     """
     from amaru.config import build
     from amaru.config.units import parse_bytes
-    from amaru.errors import BackendError
+    from amaru.errors import BackendError, ConfigError
     from amaru.serve.config import EngineConfig
 
     try:
         from amaru.serve.server.limits import Limits, check_address
         from amaru.serve.server.run import serve
-        from amaru.serve.server.served import Served, serve_part
+        from amaru.serve.server.served import Served, load_served, serve_part
     except ModuleNotFoundError as error:
         raise BackendError(f"Serving needs {error.name}, which is not installed: pip install 'amaru[serve]'") from None
 
@@ -70,13 +73,18 @@ def command(
         emit({"address": address, "models": [model.name for model in models], "key": key is not None}, json=json, people=show)
         sys.stdout.flush()  # whoever reads it through a pipe waits for it
 
-    named = [_named(word) for word in checkpoint]
+    named, adapters = [_named(word) for word in checkpoint], dict(_named(word) for word in adapter or [])
+    if len(adapters) < len(adapter or []) or (adapters and (len(named) > 1 or tensor_parallel)):
+        raise ConfigError("Adapters have different names, and belong to one model that is served by one process.")
+    models: list[Served] = []
     with together(context, tensor_parallel) as world:
         if world.size > 1:
             models = serve_part(named, config, draft)
         else:
             with LiveLine() as live:
-                models = [live.update(f"loading {name}") or Served.load(name, path, config, draft) for name, path in named]
+                for name, path in named:
+                    live.update(f"loading {name}")
+                    models += load_served(name, path, config, draft, adapters)
         if models:
             serve(models, host, port, limits, key, insecure, ready)
 

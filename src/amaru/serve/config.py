@@ -22,6 +22,8 @@ class EngineConfig(Config):
     prefix_every   besides a prompt's end, remember its state after every so many tokens
     speculate      where guesses of the next tokens come from: "lookup" in the text so far, or a "draft" model
     draft_tokens   the most that are guessed at once
+    draft_step     guesses fill a step up to so many tokens of all who decode: about what is verified in the time of one, weights being
+                   read once for all; a crowd that is as large without them is not guessed for
     draft_memory   bytes for the draft model's states and caches, beside `memory`; for the prefixes that it knows it has the same
                    part of this in addition as `prefix_bytes` is of `memory`
     kv             keys and values as the "model" computes them, or in 8 bits ("fp8"): twice the sequences, and a little error
@@ -38,6 +40,7 @@ class EngineConfig(Config):
     prefix_every: int = Field(default=1024, gt=0)
     speculate: Guessing = "off"
     draft_tokens: int = Field(default=5, gt=0)
+    draft_step: int = Field(default=8, gt=0)
     draft_memory: int = Field(default=2**28, gt=0)
     kv: Literal["model", "fp8"] = "model"
     state: Literal["fp32", "bf16"] = "fp32"

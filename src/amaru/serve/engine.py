@@ -17,7 +17,9 @@ from amaru.data.tokenizer import Tokenizer
 from amaru.errors import BusyError, ConfigError
 from amaru.models.decoder import Decoder
 from amaru.ops.exactness import exact, is_exact
+from amaru.ops.heap import keep_freed_memory
 from amaru.ops.paged_attention import NARROW
+from amaru.serve.adapted import names_of
 from amaru.serve.budget import room_for
 from amaru.serve.config import EngineConfig
 from amaru.serve.constraint import Constraints
@@ -51,6 +53,7 @@ class Engine:
 
         Raises `BackendError` when exactness is asked for and something on this machine cannot give it.
         """
+        keep_freed_memory()  # a prompt's pass asks for the same megabytes again and again; `amaru bench infer` measures with it
         self.decoder = decoder
         if config.kv == "fp8":
             decoder.narrow_kv = NARROW
@@ -87,9 +90,9 @@ class Engine:
         if config.speculate == "off":
             return None
         if draft is None:
-            return Speculation(Lookup(), config.draft_tokens)
+            return Speculation(Lookup(), config.draft_tokens, config.draft_step)
         vocab, shape = self.decoder.config.vocab, (config.draft_memory, self._slots, self.max_tokens, config.chunk_tokens)
-        return Speculation(DraftModel(draft, vocab, *shape, config.draft_prefix_bytes), config.draft_tokens)
+        return Speculation(DraftModel(draft, vocab, *shape, config.draft_prefix_bytes), config.draft_tokens, config.draft_step)
 
     def submit(self, prompt: Sequence[int], settings: Settings, on_event: OnEvent, boundaries: Sequence[int] = ()) -> Handle:
         """Queue a request; `on_event(handle, event)` is called on the engine's thread, the last time with a `finish`.
@@ -99,7 +102,7 @@ class Engine:
         `CapacityError` for a request that would never fit, `BusyError` when the queue is full or the engine is stopping.
         """
         prompt = list(prompt)
-        self._check(prompt)
+        self._check(prompt, settings.adapter)
         self._pool.check(len(prompt) + settings.max_tokens, self.config.chunk_tokens)
         constraint = None if settings.schema is None else self._constraints.of(settings.schema, settings.stop)
         handle = Handle(f"request-{next(self._numbers)}", len(prompt), lambda: self._cancel(running))
@@ -165,8 +168,10 @@ class Engine:
     def _exact(self) -> bool:
         return self.config.exact or is_exact()
 
-    def _check(self, prompt: list[int]) -> None:
+    def _check(self, prompt: list[int], adapter: str | None) -> None:
         vocab = self.decoder.config.vocab
+        if adapter is not None and adapter not in (known := names_of(self.decoder)):
+            raise ConfigError(f"The model has no adapter '{adapter}'; it has: {', '.join(known) or 'none'}.")
         if not prompt:
             raise ConfigError("The prompt has no token; generation needs at least one to begin with.")
         if unknown := [token for token in prompt if not 0 <= token < vocab]:

@@ -28,6 +28,7 @@ class Snapshot:
 class PrefixCache:
     """`snapshot = cache.find(prompt)`; `cache.resume(snapshot, lease)`; `cache.keep(ids, lease, hidden)`.
 
+    What a model remembers with an adapter is of use to that adapter only; `adapter` names it.
     The least recently used are forgotten when `budget` bytes are exceeded, or when their pages are needed.
     """
 
@@ -40,10 +41,10 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, prompt: Sequence[int]) -> Snapshot | None:
+    def find(self, prompt: Sequence[int], adapter: str | None = None) -> Snapshot | None:
         """The longest known prefix of the prompt; it counts as used now."""
         lengths = sorted({snapshot.tokens for snapshot in self._known.values() if snapshot.tokens <= len(prompt)})
-        keys = dict(zip(lengths, _keys(prompt, lengths), strict=True))
+        keys = dict(zip(lengths, _keys(prompt, lengths, adapter), strict=True))
         for length in reversed(lengths):
             if snapshot := self._known.get(keys[length]):
                 self._known.move_to_end(keys[length])
@@ -56,9 +57,9 @@ class PrefixCache:
         for sight, pages in snapshot.pages.items():
             self._pool.adopt(lease, sight, pages, whole=self._whole(snapshot.tokens, sight))
 
-    def keep(self, ids: Sequence[int], lease: Lease, hidden: Tensor | None = None) -> None:
+    def keep(self, ids: Sequence[int], lease: Lease, hidden: Tensor | None = None, adapter: str | None = None) -> None:
         """Remember the state of a sequence that has computed exactly `ids`; nothing happens when it is known or no room can be made."""
-        (key,) = _keys(ids, [len(ids)])
+        (key,) = _keys(ids, [len(ids)], adapter)
         if key in self._known:
             self._known.move_to_end(key)
             return
@@ -96,9 +97,10 @@ class PrefixCache:
         return sum(page is not None for page in pages[self._whole(tokens, sight) :])
 
 
-def _keys(ids: Sequence[int], lengths: Iterable[int]) -> list[bytes]:
-    """A digest of each of these prefixes; lengths ascend."""
-    data, digest, done, keys = np.asarray(ids, dtype="<i8").tobytes(), hashlib.blake2b(digest_size=16), 0, []
+def _keys(ids: Sequence[int], lengths: Iterable[int], adapter: str | None) -> list[bytes]:
+    """A digest of each of these prefixes, as the adapter sees them; lengths ascend."""
+    key = b"" if adapter is None else hashlib.blake2b(adapter.encode()).digest()
+    data, digest, done, keys = np.asarray(ids, dtype="<i8").tobytes(), hashlib.blake2b(digest_size=16, key=key), 0, []
     for length in lengths:
         digest.update(data[8 * done : 8 * length])
         done = length

@@ -24,6 +24,7 @@ class Settings(Config):
     schema                  a JSON schema that the text satisfies when it finishes with "stop"; one cut at `max_tokens` may be left
                             open, as everywhere. {} is any JSON object. An answer that is whole ends, whatever `min_tokens` says
     speculate               tokens may be guessed ahead, where the engine does that; changes speed, not the answer
+    adapter                 the name of one that the engine's decoder has; None: the model as it is
     """
 
     max_tokens: int = Field(default=128, gt=0)
@@ -34,6 +35,7 @@ class Settings(Config):
     prompt_logprobs: bool = False
     schema: dict[str, Any] | None = None
     speculate: bool = True
+    adapter: str | None = None
     sampling: Sampling = Sampling()
 
     def check(self) -> None:

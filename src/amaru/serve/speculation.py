@@ -33,12 +33,12 @@ class Guesser(Protocol):
 class Speculation:
     """`drafts = speculation.drafts(running, room)`; after the pass `speculation.learn(running, drafted, accepted)`; `forget` at the end.
 
-    `most` tokens are guessed at once, fewer for a request whose guesses are poor.
+    `most` tokens are guessed at once, fewer for a request whose guesses are poor, or where a step would have more than `step`.
     """
 
-    def __init__(self, guesser: Guesser, most: int) -> None:
+    def __init__(self, guesser: Guesser, most: int, step: int) -> None:
         self._guesser = guesser
-        self._most = most
+        self._most, self._step = most, step
         self._broken = False
         self._paces: dict[Running, Pace] = {}
 
@@ -47,22 +47,19 @@ class Speculation:
         return self._guesser.bytes
 
     def drafts(self, runnings: Sequence[Running], room: int) -> dict[Running, list[int]]:
-        """For those that decode, so that all they bring to a step is at most `room` tokens.
+        """For those that decode, so that all they bring to a step is at most `room` tokens; near guesses, the likeliest, come first.
 
         None for one that must first see again what it accepted beside a wrong guess (`Engine._settle`), once that is as long as a guess.
         """
         decoding = [each for each in runnings if each.decodes]
-        room -= sum(each.waiting for each in decoding)
-        wanted = {}
+        room = min(room, self._step) - sum(each.waiting for each in decoding)
+        wishes = {}
         for running in decoding:
             if not running.settings.speculate or running.waiting > self._most:
                 continue
             pace = self._paces.setdefault(running, Pace(self._most))
-            count = min(pace.next(), running.reach - len(running.ids) - 1, room)
-            if count > 0:
-                wanted[running] = count
-                room -= count
-        return {running: draft for running, draft in self._guesses(wanted).items() if draft}
+            wishes[running] = min(pace.next(), running.reach - len(running.ids) - 1)
+        return {running: draft for running, draft in self._guesses(_shared(wishes, room)).items() if draft}
 
     def _guesses(self, wanted: Mapping[Running, int]) -> dict[Running, list[int]]:
         """A guesser that fails costs speed, and no one's answer."""
@@ -83,6 +80,16 @@ class Speculation:
     def forget(self, running: Running) -> None:
         self._paces.pop(running, None)
         self._guesser.forget(running)
+
+
+def _shared(wishes: Mapping[Running, int], room: int) -> dict[Running, int]:
+    """One token for everyone, then a second, until the wishes are met or there is no room."""
+    given: dict[Running, int] = {}
+    for depth in range(max(wishes.values(), default=0)):
+        for running in [each for each, wish in wishes.items() if wish > depth][: max(0, room)]:
+            given[running] = depth + 1
+            room -= 1
+    return given
 
 
 class Pace:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from amaru.models.decoder import Decoder
-from amaru.serve.forward import Work, hidden_after
+from amaru.serve.adapted import Passes
+from amaru.serve.forward import Work
 from amaru.serve.prefix import PrefixCache
 from amaru.serve.sequence import Running
 from amaru.serve.speculation import Speculation
@@ -37,7 +37,7 @@ class Stepper:
         chunk_tokens: int,
         teller: Teller,
     ) -> None:
-        self._decoder, self._pool, self._prefixes = decoder, pool, prefixes
+        self._passes, self._pool, self._prefixes = Passes(decoder, pool.state), pool, prefixes
         self._speculation, self._chunk_tokens, self._teller = speculation, chunk_tokens, teller
 
     def begin(self, running: Running) -> None:
@@ -45,14 +45,17 @@ class Stepper:
         assert running.lease is not None
         counts = self._teller.counts
         counts["prompt_tokens"] += len(running.ids)
-        if self._prefixes is None or running.settings.prompt_logprobs or (snapshot := self._prefixes.find(running.ids)) is None:
+        if self._prefixes is None or running.settings.prompt_logprobs:
+            return
+        adapter = running.settings.adapter
+        if (snapshot := self._prefixes.find(running.ids, adapter)) is None:
             return
         self._prefixes.resume(snapshot, running.lease)
         running.computed = running.handle.reused_tokens = snapshot.tokens
         counts["reused_tokens"] += snapshot.tokens
         if snapshot.tokens == len(running.ids):  # the whole prompt is known, and what comes behind it
             assert snapshot.hidden is not None
-            self._teller.choose(running, self._decoder.logits(snapshot.hidden[None])[0])
+            self._teller.choose(running, self._passes.logits(snapshot.hidden[None], adapter)[0])
 
     def step(self, runnings: Sequence[Running]) -> bool:
         """False when no one had anything to compute."""
@@ -83,10 +86,11 @@ class Stepper:
             self._pool.extend(running.lease, running.computed + count + len(draft))
             before.append(self._pool.fixed(running.lease) if draft else [])
             work.append(Work(running.ids[running.computed :][:count] + draft, running.computed, running.lease.slot))
-        rows = hidden_after(self._decoder, self._pool.state, work).split([len(item.ids) for item in work])
-        read = [hidden[share.count - 1 :] for share, hidden in zip(shares, rows, strict=True)]
-        logits = self._decoder.logits(torch.cat(read)).split([len(each) for each in read])
-        for share, hidden, following, fixed in zip(shares, rows, logits, before, strict=True):
+        read = [1 + len(share.draft) for share in shares]
+        adapters = [share.running.settings.adapter for share in shares]
+        hidden, logits = self._passes.run(work, read, adapters)
+        rows = hidden.split([len(item.ids) for item in work])
+        for share, hidden, following, fixed in zip(shares, rows, logits.split(read), before, strict=True):
             self._after(share, hidden, following, fixed)
 
     def _after(self, share: Share, hidden: Tensor, logits: Tensor, before: Fixed) -> None:
@@ -114,12 +118,12 @@ class Stepper:
         if not running.settings.prompt_logprobs or start >= running.handle.prompt_tokens:
             return
         for first in range(0, len(hidden), PROMPT_LOGITS):
-            running.tell_prompt(self._decoder.logits(hidden[first : first + PROMPT_LOGITS]), start + first)
+            running.tell_prompt(self._passes.logits(hidden[first : first + PROMPT_LOGITS], running.settings.adapter), start + first)
 
     def _remember(self, running: Running, hidden: Tensor) -> None:
         assert running.lease is not None
         if self._prefixes is not None:
-            self._prefixes.keep(running.ids[: running.computed], running.lease, hidden)
+            self._prefixes.keep(running.ids[: running.computed], running.lease, hidden, running.settings.adapter)
 
     def _choose_along(self, running: Running, draft: list[int], logits: Tensor) -> int:
         """Choose from each row of logits as long as the choice is what was guessed; returns how many were."""
@@ -151,6 +155,6 @@ class Stepper:
         if running.computed < tokens:
             self._pool.extend(running.lease, tokens)
             work = Work(running.ids[running.computed : tokens], running.computed, running.lease.slot)
-            hidden_after(self._decoder, self._pool.state, [work])
+            self._passes.run([work], [1], [running.settings.adapter])
             running.computed = tokens
             self._pool.forget(running.lease, tokens)

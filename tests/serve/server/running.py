@@ -20,7 +20,7 @@ from amaru.serve.engine import Engine
 from amaru.serve.server.app import Server
 from amaru.serve.server.limits import Limits
 from amaru.serve.server.run import Process, address_of
-from amaru.serve.server.served import Registry, Served
+from amaru.serve.server.served import Host, Registry, Served
 
 TEXT = "def f(x):\n    return x + 1  # añade «uno»\n" * 5
 SPECIAL = ("<|endoftext|>", "<|padding|>", "<|im_start|>", "<|im_end|>")
@@ -44,7 +44,7 @@ def model() -> Decoder:
 
 def served(name: str = "small", template: str | None = TEMPLATE, config: EngineConfig = ENGINE) -> Served:
     tokenizer = tokenizer_with(template)
-    return Served(name, Engine(model(), tokenizer, config), tokenizer, [tokenizer.eos_id])
+    return Served(name, Host(name, Engine(model(), tokenizer, config)), tokenizer, [tokenizer.eos_id])
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class Running:
 
     @property
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=30)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300)
 
     @property
     def engine(self) -> Engine:
         return next(iter(self.server.models)).engine
 
     def post(self, path: str, body: object = None, **more) -> httpx.Response:
-        return httpx.post(self.url + path, **({"json": body} if body is not None else {}), timeout=30, **more)
+        return httpx.post(self.url + path, **({"json": body} if body is not None else {}), timeout=300, **more)
 
     def socket(self) -> socket.socket:
         host, port = self.url.removeprefix("http://").split(":")
-        return socket.create_connection((host, int(port)), timeout=30)
+        return socket.create_connection((host, int(port)), timeout=300)
 
 
 LIMITS = Limits()

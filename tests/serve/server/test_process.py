@@ -7,7 +7,7 @@ import pytest
 from tests.serve.server.running import ENGINE, model, running, tokenizer_with
 
 from amaru.serve.engine import Engine
-from amaru.serve.server.served import Served
+from amaru.serve.server.served import Host, Served
 
 
 class Dying(Engine):
@@ -19,7 +19,7 @@ class Dying(Engine):
 
 def test_an_engine_that_dies_tells_its_clients_and_ends_the_server(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = tokenizer_with()
-    served = Served("small", Dying(model(), tokenizer, ENGINE), tokenizer, [tokenizer.eos_id])
+    served = Served("small", Host("small", Dying(model(), tokenizer, ENGINE)), tokenizer, [tokenizer.eos_id])
     with running(served) as server:
         answer = server.post("/v1/completions", {"prompt": "x"})
         assert answer.status_code == 500 and "(ArithmeticError: the machine is on fire" in answer.json()["error"]["message"]

@@ -199,8 +199,7 @@ def stop_early(page: chromium.Page, server: Running) -> None:
 def test_a_key_is_asked_for_and_kept(tmp_path: Path) -> None:
     with running(key="secret", hosts=None) as server, chromium.browser(tmp_path / "profile") as page:
         page.open(server.url + "/")
-        page.until("!$('key-section').hidden")
-        assert "API key" in page.evaluate("$('turn-list').textContent")
+        page.until("!$('key-section').hidden && $('turn-list').textContent.includes('API key')")
         page.evaluate("$('key').value = 'secret'; $('use-key').requestSubmit(); 1")
         page.until("models.size")
         assert page.evaluate("$('key-section').hidden")

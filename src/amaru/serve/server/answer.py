@@ -40,11 +40,11 @@ class Answer:
         self._start = perf_counter()
         late = f"The request was ended after {seconds:g} seconds, the longest that this server works on one."
         self._clock = self._loop.call_later(seconds, self.end, Refusal(504, late))
-        served.answers.add(self)
+        served.host.answers.add(self)
 
     def submit(self, prompt: Prompt, settings: Settings) -> None:
         """Queue one more choice; from any thread. When the engine refuses it, `cancel` those before it."""
-        if self._served.failed:
+        if self._served.host.failed:
             raise going_down()
         index = len(self.handles)
 
@@ -56,7 +56,7 @@ class Answer:
     def cancel(self) -> None:
         """Every answer ends with this, whole or not; on the event loop's thread."""
         self._clock.cancel()
-        self._served.answers.discard(self)
+        self._served.host.answers.discard(self)
         for handle in self.handles:
             handle.cancel()
 

@@ -77,7 +77,7 @@ class Server:
     """`Server(Registry([served]), Limits(), key=None, hosts=None).door` is the ASGI application."""
 
     def __init__(self, models: Registry, limits: Limits, key: str | None, hosts: frozenset[str] | None) -> None:
-        self.models, self.limits, self.metrics = models, limits, Metrics(models)
+        self.models, self.limits, self.metrics = models, limits, Metrics(models.hosts)
         app = FastAPI(title="amaru", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
         app.router.route_class = StrictRoute
         for kind, handler in {
@@ -147,7 +147,7 @@ class Server:
 
     async def health(self) -> Response:
         """200 while requests are taken, 503 when the server is going down."""
-        failed = any(served.failed for served in self.models)
+        failed = any(host.failed for host in self.models.hosts)
         status = "failed" if failed else "draining" if self.door.draining else "ok"
         return JSONResponse(Health(status=status).model_dump(), 200 if status == "ok" else 503)
 

@@ -34,6 +34,7 @@ def settings_of(served: Served, request: GenerationRequest, max_tokens: int, **m
         stop=(*(() if request.ignore_eos else served.stops), *request.stop_token_ids),
         stop_strings=request.stop,
         sampling=sampling,
+        adapter=served.adapter,
         **more,
     )
 

@@ -1,6 +1,6 @@
 """What `/metrics` tells Prometheus: the engines' own counters as they stand, and what clients saw of the time."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from amaru.config import to_dict
-from amaru.serve.server.served import Served
+from amaru.serve.server.served import Host
 from amaru.serve.stats import COUNTERS
 
 MEANINGS = {
@@ -38,11 +38,11 @@ SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 class Engines(Collector):
     """Reads `Engine.stats()` when it is asked, so that there is one count of everything."""
 
-    def __init__(self, models: Sequence[Served]) -> None:
-        self._models = models
+    def __init__(self, hosts: Sequence[Host]) -> None:
+        self._hosts = hosts
 
     def collect(self) -> Iterator[Metric]:
-        stats = {served.name: to_dict(served.engine.stats()) for served in self._models}
+        stats = {host.name: to_dict(host.engine.stats()) for host in self._hosts}
         for name in next(iter(stats.values())):
             family = CounterMetricFamily if name in (*COUNTERS, "seconds_in_steps") else GaugeMetricFamily
             metric = family(f"amaru_{name}", MEANINGS[name], labels=["model"])
@@ -54,9 +54,9 @@ class Engines(Collector):
 class Metrics:
     """`metrics.answered("/v1/models", 200, 0.01)`; `metrics.page()` is the text for Prometheus."""
 
-    def __init__(self, models: Iterable[Served]) -> None:
+    def __init__(self, hosts: Sequence[Host]) -> None:
         registry = self._registry = CollectorRegistry()
-        registry.register(Engines(list(models)))
+        registry.register(Engines(hosts))
         self._requests = Counter("amaru_http_requests", "HTTP requests answered", ["path", "status"], registry=registry)
         self.active = Gauge("amaru_http_active", "HTTP requests being worked on", registry=registry)
 

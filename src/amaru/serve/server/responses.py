@@ -7,6 +7,14 @@ from pydantic import BaseModel
 Reason = Literal["stop", "length"]
 
 
+class Answered(BaseModel):
+    """What every answer says of itself, and so does each chunk of one."""
+
+    id: str
+    created: int
+    model: str
+
+
 class PromptTokensDetails(BaseModel):
     cached_tokens: int
 
@@ -53,13 +61,10 @@ class CompletionChoice(BaseModel):
     finish_reason: Reason | None = None
 
 
-class Completion(BaseModel):
+class Completion(Answered):
     """Whole, or a chunk of a stream."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
 
@@ -91,11 +96,8 @@ class ChatChoice(BaseModel):
     finish_reason: Reason
 
 
-class ChatCompletion(BaseModel):
-    id: str
+class ChatCompletion(Answered):
     object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
     choices: list[ChatChoice]
     usage: Usage
 
@@ -109,11 +111,8 @@ class ChatChunkChoice(BaseModel):
     finish_reason: Reason | None = None
 
 
-class ChatChunk(BaseModel):
-    id: str
+class ChatChunk(Answered):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
 

@@ -34,7 +34,7 @@ def serve(
     insecure: bool = False,
     on_ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """`serve([Served.load("student", path)], "127.0.0.1", 8000)`: until SIGTERM or Ctrl-C, then drain and return.
+    """`serve(load_served("student", path), "127.0.0.1", 8000)`: until SIGTERM or Ctrl-C, then drain and return.
 
     Port 0 takes a free one; `on_ready` is called with the address, http://..., once it answers. A second signal ends the
     process at once. Raises `ConfigError` for an address that is taken or must not be opened, and what killed an engine, if that did.
@@ -78,8 +78,8 @@ class Process(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for each in signals:
             loop.add_signal_handler(each, self._signalled, each)
-        for served in self._server.models:
-            served.start(partial(loop.call_soon_threadsafe, self._died))
+        for host in self._server.models.hosts:
+            host.start(partial(loop.call_soon_threadsafe, self._died))
         try:
             serving = asyncio.create_task(self._serve([listener]))
             while not self.started and not serving.done():
@@ -87,8 +87,8 @@ class Process(uvicorn.Server):
             on_ready(address_of(listener))
             await serving
         finally:
-            for served in self._server.models:
-                served.stop(drain=False, seconds=5)
+            for host in self._server.models.hosts:
+                host.stop(drain=False, seconds=5)
             for each in signals:
                 loop.remove_signal_handler(each)
 
@@ -102,8 +102,8 @@ class Process(uvicorn.Server):
                     await asyncio.sleep(0.02)
         except TimeoutError:
             log.warning("%d requests are cancelled after %g seconds", door.active, self._server.limits.drain_seconds)
-            for served in self._server.models:
-                served.end_answers(going_down())
+            for host in self._server.models.hosts:
+                host.end_answers(going_down())
         self.should_exit = True
 
     def _signalled(self, number: signal.Signals) -> None:
@@ -114,9 +114,9 @@ class Process(uvicorn.Server):
     def _died(self, error: Exception) -> None:
         """Without its engine a server is of no use: whoever waits is told, and the process ends."""
         self.failure = error
-        for served in self._server.models:
-            if served.failed:
-                served.end_answers(Refusal(500, f"The engine ended ({type(error).__name__}: {error}), and the server with it."))
+        for host in self._server.models.hosts:
+            if host.failed:
+                host.end_answers(Refusal(500, f"The engine ended ({type(error).__name__}: {error}), and the server with it."))
         self._draining = self._draining or asyncio.create_task(self.drain())
 
 

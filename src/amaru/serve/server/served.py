@@ -1,14 +1,16 @@
-"""A model under the name it is served by: engine, tokenizer, chat template, and the thread that steps it."""
+"""What is served under which name: a model or an adapter of it, with tokenizer and chat template; and the engines with their threads."""
 
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from amaru.adapters import activate, files, peft_files
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import CapacityError, CheckpointError, ConfigError
 from amaru.models.checkpoint import load
@@ -25,39 +27,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Served:
-    """`Served.load("student", Path("runs/demo/student"))`; `start(on_death)`, and `stop(drain)` when all is said."""
+class Host:
+    """An engine and the thread that steps it; `host.start(on_death)`, and `host.stop(drain, seconds)` when all is said."""
 
-    def __init__(self, name: str, engine: Engine, tokenizer: Tokenizer, stops: Sequence[int]) -> None:
-        """`stops` are the tokens that end an answer."""
-        self.name, self.engine, self.tokenizer, self.stops = name, engine, tokenizer, tuple(stops)
-        self.chat = ChatTemplate.of(tokenizer)
-        self.written = TokenText(tokenizer)
-        self.created = int(time.time())
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.name, self.engine = name, engine
         self.answers: set[Answer] = set()  # those that wait for the engine
         self.failed: Exception | None = None
         self._thread: threading.Thread | None = None
-
-    @classmethod
-    def load(cls, name: str, path: Path, config: EngineConfig = EngineConfig(), draft: Path | None = None) -> "Served":  # noqa: B008
-        """`draft` is a checkpoint that guesses for this one, where the config says so."""
-        tokenizer = Tokenizer.load(path)
-        engine = Engine(load(path), tokenizer, config, draft=load(draft) if draft else None)
-        return cls(name, engine, tokenizer, stop_ids(path, tokenizer))
-
-    def encode(self, text: str, special: bool = True) -> list[int]:
-        """Ids of a text. Raises `CapacityError` for one that is surely too long."""
-        self.check_length(len(text))
-        return self.tokenizer.backend.encode(text, add_special_tokens=special).ids
-
-    def check_length(self, characters: int) -> None:
-        """Refuse what cannot fit however it is tokenised, before the tokenizer spends its time on it."""
-        most = self.engine.max_tokens * self._longest
-        if characters > most:
-            raise CapacityError(
-                f"The prompt has {characters:,} characters; {self.engine.max_tokens:,} tokens, all that this model holds, "
-                f"are never more than {most:,}."
-            )
 
     def start(self, on_death: Callable[[Exception], object]) -> None:
         """Step in a thread of its own; should that ever end by an error, `on_death` is called from there."""
@@ -82,10 +59,62 @@ class Served:
             log.exception("the engine of %s ended", self.name)
             on_death(error)
 
+
+class Served:
+    """`Served("student", Host("student", engine), tokenizer, stops)`: what a name in a request stands for.
+
+    `stops` are the tokens that end an answer; an `adapter` of the host's model is a name of its own, and shares its engine.
+    """
+
+    def __init__(self, name: str, host: Host, tokenizer: Tokenizer, stops: Sequence[int], adapter: str | None = None) -> None:
+        self.name, self.host, self.tokenizer, self.stops, self.adapter = name, host, tokenizer, tuple(stops), adapter
+        self.chat = ChatTemplate.of(tokenizer)
+        self.written = TokenText(tokenizer)
+        self.created = int(time.time())
+
+    @property
+    def engine(self) -> Engine:
+        return self.host.engine
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Ids of a text. Raises `CapacityError` for one that is surely too long."""
+        self.check_length(len(text))
+        return self.tokenizer.backend.encode(text, add_special_tokens=special).ids
+
+    def check_length(self, characters: int) -> None:
+        """Refuse what cannot fit however it is tokenised, before the tokenizer spends its time on it."""
+        most = self.engine.max_tokens * self._longest
+        if characters > most:
+            raise CapacityError(
+                f"The prompt has {characters:,} characters; {self.engine.max_tokens:,} tokens, all that this model holds, "
+                f"are never more than {most:,}."
+            )
+
     @cached_property
     def _longest(self) -> int:
         """Characters of the longest token, at least: no character is more than one in a token's written form."""
         return max(map(len, self.tokenizer.backend.get_vocab(with_added_tokens=True)))
+
+
+def load_served(
+    name: str,
+    path: Path,
+    config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
+    draft: Path | None = None,
+    adapters: Mapping[str, Path] = MappingProxyType({}),
+) -> list[Served]:
+    """`load_served("student", Path("runs/demo/student"), adapters={"sql": Path("adapters/sql")})`: the model, and each adapter by its name.
+
+    `draft` is a checkpoint that guesses for this one, where the config says so.
+    """
+    tokenizer, decoder = Tokenizer.load(path), load(path)
+    for each, directory in adapters.items():
+        (peft_files.read if (directory / peft_files.SETTINGS).is_file() else files.load)(decoder, directory, each)
+    if adapters:
+        activate(decoder)  # none of them, unless a request names it
+    host = Host(name, Engine(decoder, tokenizer, config, draft=load(draft) if draft else None))
+    stops = stop_ids(path, tokenizer)
+    return [Served(each or name, host, tokenizer, stops, each) for each in (None, *adapters)]
 
 
 def serve_part(named: Sequence[tuple[str, Path]], config: EngineConfig, draft: Path | None) -> list[Served]:
@@ -98,7 +127,7 @@ def serve_part(named: Sequence[tuple[str, Path]], config: EngineConfig, draft: P
     tokenizer = Tokenizer.load(path)
     engine = engine_part(path, tokenizer, config, load(draft) if draft else None)
     if isinstance(engine, LeadingEngine):
-        return [Served(name, engine, tokenizer, stop_ids(path, tokenizer))]
+        return [Served(name, Host(name, engine), tokenizer, stop_ids(path, tokenizer))]
     engine.follow()
     return []
 
@@ -123,6 +152,11 @@ class Registry:
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self.models.values())
+
+    @property
+    def hosts(self) -> list[Host]:
+        """The engines, each once."""
+        return [*dict.fromkeys(served.host for served in self)]
 
 
 def stop_ids(path: Path, tokenizer: Tokenizer) -> list[int]:
