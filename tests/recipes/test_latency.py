@@ -24,7 +24,7 @@ LAYERS = {
     "-": MLP(ffn=1024),
 }
 MODEL = DecoderConfig(vocab=512, hidden=256, layers=layers_from_pattern("M-M*-M-", LAYERS))
-SPACE = SearchSpace(widths={"hidden": (192, 128), "ffn": (768, 512), "head": (4,), "channel": ()})
+SPACE = SearchSpace(widths={"hidden": (128,), "ffn": (512,), "head": (4,), "channel": ()})
 ASKED = {"prompt": 256, "context": 256, "batches": (1,)}
 ATTEMPTS, NEAR = 4, 0.15
 
@@ -37,13 +37,14 @@ def off(table: LatencyTable, shape: DecoderConfig) -> dict[str, float]:
     return {"prefill": table.prefill(shape)[0] * found.prefill / 256 - 1, "decode": table.decode(shape, 1)[0] * found.decode - 1}
 
 
+@pytest.mark.soak
 def test_times_of_shapes_that_are_not_in_the_table(tmp_path: Path) -> None:
     """Within 15 % for prefill and decode. Other work on the machine may spoil an attempt, and then both are measured again: what is
     wrong in the table's idea of a time would be wrong every time."""
     threads, draw = torch.get_num_threads(), random.Random(0)
     torch.set_num_threads(1)
     wanted = grid(pairs(MODEL, SPACE))
-    narrow = {"M": replace(LAYERS["M"], heads=8), "*": LAYERS["*"], "-": MLP(ffn=768)}
+    narrow = {"M": replace(LAYERS["M"], heads=12), "*": LAYERS["*"], "-": MLP(ffn=768)}
     shape = replace(MODEL, hidden=192, layers=layers_from_pattern("M-*M-", narrow))
     said = []
     try:
@@ -54,7 +55,7 @@ def test_times_of_shapes_that_are_not_in_the_table(tmp_path: Path) -> None:
                 break
     finally:
         torch.set_num_threads(threads)
-    assert not all(table.measured(192, layer) for layer in shape.layers), "some of it lies between what was measured"
+    assert not any(table.measured(192, layer) for layer in shape.layers), "all of it lies between what was measured"
     assert max(map(abs, said[-1].values())) <= NEAR, said
 
 

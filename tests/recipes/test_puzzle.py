@@ -91,7 +91,7 @@ def test_every_limit_at_once_with_measured_times(parent: Path, tmp_path: Path, c
     for name in ("prefill", "decode"):
         assert prediction[name]["off"] == pytest.approx(prediction[name]["predicted"] / prediction[name]["measured"] - 1)
     winner = Plan.load(run / "plan.safetensors").candidate
-    assert winner.prefill == pytest.approx(prediction["prefill"]["predicted"]) and winner.batch == 2 and winner.throughput
+    assert winner.prefill == pytest.approx(prediction["prefill"]["predicted"]) and winner.batch in (1, 2) and winner.throughput
     stamp = file.stat().st_mtime_ns
     assert main(command) == 0 and file.stat().st_mtime_ns == stamp, "nothing is measured again"
 
