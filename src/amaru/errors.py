@@ -5,7 +5,8 @@
     ├── DataError         text that cannot be found, read, decoded or tokenised
     ├── CheckpointError   a checkpoint that is missing, cut short, or differs from its config
     ├── ArtifactError     a saved stage result that cannot be read, or was made from something else
-    ├── BudgetError       a budget that no candidate meets
+    ├── BudgetError       a budget that no candidate meets, or that is used up
+    ├── EndpointError     a model behind HTTP that cannot be asked: no such model, a key that is refused
     ├── BackendError      a forced backend that refuses, or a missing optional dependency
     ├── StorageError      the disk is full or not writable
     ├── TrainingError     a loss that is no longer finite
@@ -40,7 +41,11 @@ class ArtifactError(AmaruError, ValueError):
 
 
 class BudgetError(AmaruError, ValueError):
-    """A budget that no candidate meets."""
+    """A budget that no candidate meets, or that is used up."""
+
+
+class EndpointError(AmaruError, ConnectionError):
+    """A model behind HTTP that cannot be asked: no such model, a key that is missing or refused."""
 
 
 class BackendError(AmaruError, RuntimeError):

@@ -1,0 +1,176 @@
+"""Asks models: no call twice, each answer on disk before it counts, within limits and budgets, again when something went wrong."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from amaru.config import fingerprint_bytes
+from amaru.errors import ConfigError
+from amaru.synth.attempt import Broken, PushedBack, Refused, post
+from amaru.synth.budget import Ledger, Price, Usage
+from amaru.synth.call import Answer, Call
+from amaru.synth.connections import Connections, httpx
+from amaru.synth.endpoint import Endpoint
+from amaru.synth.limits import AdaptiveLimit
+from amaru.synth.store import Store
+from amaru.synth.structured import Unusable
+
+T = TypeVar("T")
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+FREE = Price(prompt=0, completion=0)
+
+
+class Failed(Exception):
+    """A call that came to nothing, with the reason of its last attempt."""
+
+
+class Client:
+    """`async with Client(endpoints, store, ledger) as client: text = await client.ask(endpoint, call, "questions", accept)`.
+
+    One adaptive limit for each (url, model). Raises `ConfigError` when two endpoints of one model differ
+    in concurrency, and when money is limited and a price is missing.
+    """
+
+    def __init__(self, endpoints: Iterable[Endpoint], store: Store, ledger: Ledger, first_pause: float = FIRST_PAUSE) -> None:
+        self.store = store
+        self.ledger = ledger
+        self.first_pause = first_pause
+        self.limits: dict[tuple[str, str], AdaptiveLimit] = {}
+        self.refused = 0
+        self._headers: dict[tuple[str, str | None], dict[str, str]] = {}
+        self._under_way: dict[str, asyncio.Future[None]] = {}
+        for endpoint in endpoints:
+            self._admit(endpoint)
+
+    def _admit(self, endpoint: Endpoint) -> None:
+        limit = self.limits.setdefault(_place(endpoint), AdaptiveLimit(endpoint.concurrency))
+        if limit.most != endpoint.concurrency:
+            raise ConfigError(f"{endpoint.model} at {endpoint.url} is given with two concurrencies; it has one limit.")
+        if self.ledger.budget.money is not None and endpoint.price is None:
+            raise ConfigError(f"A budget of money needs the price of {endpoint.model} at {endpoint.url}; give prompt and completion.")
+        self._headers[endpoint.url, endpoint.key] = endpoint.headers()
+
+    async def __aenter__(self) -> "Client":
+        certificates = httpx.create_ssl_context()
+        self._connections = {url: Connections(certificates) for url, _ in self.limits}
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for connections in self._connections.values():
+            await connections.close()
+
+    async def ask(self, endpoint: Endpoint, call: Call, step: str, accept: Callable[[Answer], T]) -> T:
+        """What `accept` makes of the answer, from disk if it was answered before.
+
+        `accept` raises `Unusable` for an answer that will not do; it is kept among the failures, and the call tried again. Raises
+        `Failed` when all attempts came to nothing, `BudgetError` and `EndpointError` when no call can be made any more.
+        """
+        key = call.key
+        while (other := self._under_way.get(key)) is not None:
+            await asyncio.wait([other])
+        if (kept := self.store.answer(key)) is not None:
+            try:
+                return accept(kept)
+            except Unusable as problem:  # what it is read for has changed; what it cost still counts
+                await self.store.lament(call, step, f"no longer of use: {problem}", kept.usage, kept.content)
+        self._under_way[key] = done = asyncio.get_running_loop().create_future()
+        try:
+            return await self._persist(endpoint, call, step, accept)
+        finally:
+            del self._under_way[key]
+            done.set_result(None)
+
+    async def _persist(self, endpoint: Endpoint, call: Call, step: str, accept: Callable[[Answer], T]) -> T:
+        give_up, tried = time.monotonic() + endpoint.patience, 0
+        for pause in self._pauses():
+            try:
+                return await self._once(endpoint, call, step, accept, tried)
+            except PushedBack as push:
+                reason, wait = push.reason, max(pause, push.wait)
+                if push.busy and time.monotonic() + wait < give_up:
+                    tried -= 1
+            except (Broken, Unusable) as problem:
+                reason, wait = str(problem), pause if isinstance(problem, Broken) else 0.0
+            except Refused as problem:
+                raise Failed(str(problem)) from None
+            tried += 1
+            if tried >= endpoint.attempts:
+                raise Failed(f"{reason} (attempt {tried})")
+            await asyncio.sleep(wait)
+        raise AssertionError("pauses never end")
+
+    async def _once(self, endpoint: Endpoint, call: Call, step: str, accept: Callable[[Answer], T], tried: int) -> T:
+        """One attempt; whatever came of it is on disk when this returns or raises."""
+        limit, most = self.limits[_place(endpoint)], _most(endpoint, call)
+        async with limit.slot() as began, self.ledger.reserved(most) as receipt:
+            start = time.monotonic()
+            try:
+                answer = await self._post(endpoint, call, tried, most)
+            except PushedBack as push:
+                self.refused += 1
+                limit.pushed_back(began, push.wait)
+                if not push.busy:
+                    await self.store.lament(call, step, push.reason, Usage())
+                raise
+            except (Broken, Refused) as problem:
+                receipt.used = Usage(calls=1)
+                await self.store.lament(call, step, str(problem), receipt.used)
+                raise
+            limit.succeeded()
+            receipt.used = answer.usage
+            try:
+                content = accept(answer)
+            except Unusable as problem:
+                await self.store.lament(call, step, str(problem), answer.usage, answer.content)
+                raise
+            await self.store.keep(call, step, answer, time.monotonic() - start)
+            return content
+
+    async def _post(self, endpoint: Endpoint, call: Call, tried: int, most: Usage) -> Answer:
+        url = f"{endpoint.url.rstrip('/')}/chat/completions"
+        headers = self._headers[endpoint.url, endpoint.key]
+        with self._connections[endpoint.url].one() as http:
+            body = await post(http, url, headers, _body(endpoint, call, tried), endpoint.timeout)
+        return _answer(body, endpoint.price or FREE, most)
+
+    def _pauses(self) -> Iterable[float]:
+        """Twice as long each time, and at random between half of that and all, so that those who failed together come apart."""
+        pause = self.first_pause
+        while True:
+            yield random.uniform(pause / 2, pause)
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+
+def _place(endpoint: Endpoint) -> tuple[str, str]:
+    return endpoint.url, endpoint.model
+
+
+def _most(endpoint: Endpoint, call: Call) -> Usage:
+    """The most that one attempt can use."""
+    prompt, completion = call.most_prompt_tokens, int(call.sampling["max_tokens"])
+    return Usage(1, prompt, completion, (endpoint.price or FREE).of(prompt, completion))
+
+
+def _body(endpoint: Endpoint, call: Call, tried: int) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": call.model, "messages": list(call.messages), **call.sampling}
+    if endpoint.seeds:
+        body["seed"] = int(fingerprint_bytes(call.key, str(tried)), 16) >> 33  # 31 bits, as most servers want it
+    if endpoint.schemas and call.schema:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": call.schema}}
+    return body
+
+
+def _answer(body: dict[str, Any], price: Price, most: Usage) -> Answer:
+    """The first choice; an endpoint that tells no usage is taken to have used the most that was possible."""
+    try:
+        choice = body["choices"][0]
+        content, finish = choice["message"]["content"], choice.get("finish_reason") or "stop"
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise Broken("the body holds no choice with a message") from None
+    if not isinstance(content, str):
+        raise Broken("the message holds no text")
+    told = body.get("usage") or {}
+    prompt, completion = told.get("prompt_tokens", most.prompt_tokens), told.get("completion_tokens", most.completion_tokens)
+    return Answer(content, finish, Usage(1, prompt, completion, price.of(prompt, completion)))

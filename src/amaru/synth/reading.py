@@ -1,0 +1,65 @@
+"""The rows of a recipe that are finished, read from its store in the order of the recipe, with where each came from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from amaru.synth.making import START, Row, first_of_each, placed, seeds
+from amaru.synth.recipe import Bound
+from amaru.synth.steps import Seeds, Unique
+from amaru.synth.store import FAILED, Store
+
+
+@dataclass
+class Finished:
+    """The rows of one step, how many units are not finished yet, and how many failed."""
+
+    rows: list[Row]
+    unfinished: int = 0
+    failed: int = 0
+
+
+def read_rows(bound: Bound, store: Store) -> list[Finished]:
+    """Of every step, in their order. The same recipe and store give the same rows, whatever order they were made in."""
+    found: list[Finished] = []
+    for number, step in enumerate(bound.recipe.steps):
+        before = [row for other in bound.recipe.before(number) for row in found[other].rows]
+        taken = sorted(before, key=lambda row: row.place) if bound.recipe.before(number) else [START]
+        if isinstance(step, Seeds):
+            found.append(Finished(placed(number, START, seeds(bound, number))))
+        elif isinstance(step, Unique):
+            found.append(Finished(first_of_each(step, taken)))
+        else:
+            found.append(_finished(bound, number, taken, store))
+    return found
+
+
+def _finished(bound: Bound, number: int, taken: list[Row], store: Store) -> Finished:
+    of_step = Finished([])
+    for row in taken:
+        unit = bound.unit(number, row.key)
+        made = store.finished(unit)
+        if made is not None:
+            of_step.rows += placed(number, row, made)
+        elif (outcome := store.outcome(unit)) and outcome[0] == FAILED:
+            of_step.failed += 1
+        else:
+            of_step.unfinished += 1
+    return of_step
+
+
+def trace(store: Store, row: str) -> list[dict[str, Any]]:
+    """Where a row came from: every step back to the first, each with the row it took and the calls whose answers it used."""
+    steps = []
+    while (origin := store.origin(row)) is not None:
+        step, parent, calls = origin
+        steps.append({"step": step, "row": row, "calls": calls})
+        row = parent
+    return steps
+
+
+def results(bound: Bound, found: list[Finished]) -> Iterator[dict[str, Any]]:
+    """The columns of all rows that no step takes further, each with its key as `id`."""
+    for number in bound.recipe.last:
+        for row in found[number].rows:
+            yield {"id": row.key, **row.columns}

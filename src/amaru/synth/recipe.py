@@ -1,0 +1,146 @@
+"""A recipe: models, steps and a budget, as one YAML file says them, checked as a whole before anything is asked."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from amaru.config import Config, fingerprint_bytes, to_dict
+from amaru.errors import ConfigError
+from amaru.synth.budget import Budget
+from amaru.synth.endpoint import Endpoint, Sampling
+from amaru.synth.prompt import Expression, Prompt, find_prompt
+from amaru.synth.steps import Asking, Columns, Fields, Filter, Joined, Listed, Python, Step, Text, Unique
+
+GIVEN = {"count"}  # what a prompt is given besides the columns
+
+
+class SynthRecipe(Config):
+    """`SynthRecipe(models={"writer": Endpoint(...)}, steps=(Listed(kind="list", name="topics", ...), ...))`.
+
+    models   by the names that steps use
+    steps    each takes the rows of the one before, or of those in its `after`
+    budget   what all runs in one directory may use together
+    seed     decides what is chosen at random
+    licence  of what is made, for the card
+    """
+
+    models: dict[str, Endpoint] = Field(min_length=1)
+    steps: tuple[Step, ...] = Field(min_length=1)
+    budget: Budget = Budget()
+    seed: int = Field(default=0, ge=0)
+    licence: str | None = None
+
+    def check(self) -> None:
+        known: set[str] = set()
+        for step in self.steps:
+            if step.name in known:
+                raise ConfigError(f"Two steps are called {step.name}; give each a name of its own.")
+            for before in step.after or ():
+                if before not in known:
+                    raise ConfigError(f"Step {step.name} comes after {before}, which is no step above it.")
+            for other in self.steps:
+                if step.after and isinstance(other, Unique) and other.name in step.after and set(other.after or ()) & set(step.after):
+                    raise ConfigError(f"Step {step.name} would take rows twice: with and without {other.name}, which passes them on.")
+            if isinstance(step, Asking) and step.model not in self.models:
+                raise ConfigError(f"Step {step.name} asks model '{step.model}'. There is: {', '.join(self.models)}.")
+            known.add(step.name)
+
+    def before(self, number: int) -> tuple[int, ...]:
+        """The numbers of the steps whose rows step `number` takes; none for one that starts from a row without columns."""
+        after = self.steps[number].after
+        if after is None:
+            return (number - 1,) if number else ()
+        return tuple(other for other, step in enumerate(self.steps) if step.name in after)
+
+    def following(self, number: int) -> tuple[int, ...]:
+        return tuple(other for other in range(len(self.steps)) if number in self.before(other))
+
+    @property
+    def last(self) -> tuple[int, ...]:
+        """The steps whose rows nobody takes: they are the result."""
+        return tuple(number for number in range(len(self.steps)) if not self.following(number))
+
+
+def find_recipe(named: Path) -> Path:
+    """A file, or one of the recipes that lie beside this module, by its name. Raises `ConfigError` when it is neither."""
+    ours = {file.stem: file for file in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+    if named.is_file():
+        return named
+    if str(named) not in ours:
+        raise ConfigError(f"There is no recipe file {named}, and no recipe of that name. There is: {', '.join(ours)}.")
+    return ours[str(named)]
+
+
+class Bound:
+    """A recipe with all that its steps name (prompts, functions) found beside it; `directory` is where the recipe lies.
+
+    Raises `ConfigError` for a prompt that cannot be found or that needs a column which no step above it makes.
+    """
+
+    def __init__(self, recipe: SynthRecipe, directory: Path) -> None:
+        self.recipe = recipe
+        self.directory = directory
+        self.prompts = {
+            number: find_prompt(step.prompt, directory) for number, step in enumerate(recipe.steps) if isinstance(step, Asking)
+        }
+        self.templates = {
+            number: {name: Prompt(f"{step.name}.{name}", text) for name, text in step.set.items()}
+            for number, step in enumerate(recipe.steps)
+            if isinstance(step, Columns)
+        }
+        self.filters = {number: Expression(step.where) for number, step in enumerate(recipe.steps) if isinstance(step, Filter)}
+        self.functions = {number: step.load(directory) for number, step in enumerate(recipe.steps) if isinstance(step, Python)}
+        self._check_columns()
+        self._versions = [self._version(number) for number in range(len(recipe.steps))]
+
+    def unit(self, number: int, row: str) -> str:
+        """The key of what a step makes of the row of that key: a hash of all that decides it, back to the first step."""
+        return fingerprint_bytes(self._versions[number], row)
+
+    def sampling(self, number: int) -> Sampling:
+        step = self.recipe.steps[number]
+        assert isinstance(step, Asking)
+        return step.sampling or self.recipe.models[step.model].sampling
+
+    def _version(self, number: int) -> str:
+        step = self.recipe.steps[number]
+        said = {name: value for name, value in to_dict(step).items() if name not in ("after", "model", "prompt")}
+        parts = [str(said)]
+        if isinstance(step, Asking):
+            endpoint = self.recipe.models[step.model]
+            parts += [endpoint.url, endpoint.model, endpoint.system or "", str(self.sampling(number).sent), self.prompts[number].version]
+        if isinstance(step, Columns):
+            parts.append(str(self.recipe.seed))
+        return fingerprint_bytes(*parts)
+
+    def _check_columns(self) -> None:
+        made: list[set[str] | None] = []  # None: only the rows themselves can tell
+        for number, step in enumerate(self.recipe.steps):
+            before = [made[other] for other in self.recipe.before(number)]
+            known = [each for each in before if each is not None]
+            has = set.intersection(*known) if known and len(known) == len(before) else None if before else set[str]()
+            if has is not None and number in self.prompts:
+                self._require(step, self.prompts[number], has)
+            made.append(_columns(step, has))
+
+    @staticmethod
+    def _require(step: Joined, prompt: Prompt, has: set[str]) -> None:
+        if missing := sorted(prompt.needs - has - GIVEN):
+            there = f"there is {', '.join(sorted(has))}" if has else "there are none"
+            raise ConfigError(f"The prompt of step {step.name} needs column {', '.join(missing)}, which no step before makes; {there}.")
+
+
+def _columns(step: Step, has: set[str] | None) -> set[str] | None:
+    """The columns that all rows of a step have, where the recipe tells."""
+    match step:
+        case Text() | Listed():
+            return None if has is None else has | {step.column}
+        case Fields():
+            return None if has is None else has | set(step.schema.get("required", ()))
+        case Columns():
+            return None if has is None else has | step.set.keys() | step.choose.keys()
+        case Python():
+            return None
+        case _ if step.kind == "seeds":
+            return None if step.file else set.intersection(*(set(row) for row in step.rows))
+    return has

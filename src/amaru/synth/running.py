@@ -1,0 +1,177 @@
+"""Runs a recipe: every row goes on as soon as it is made, later steps first, and whatever was finished before is read, not made."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from amaru.errors import ConfigError
+from amaru.synth.client import Client, Failed
+from amaru.synth.making import START, Dropped, Maker, Row, first_of_each, placed, seeds
+from amaru.synth.recipe import Bound
+from amaru.synth.steps import Asking, Seeds, Unique
+from amaru.synth.store import DROPPED, FAILED, Made, Store
+
+WITHOUT_MODEL = 32  # units at once of steps that ask nobody
+
+
+@dataclass
+class Tally:
+    """What became of the rows that a step took."""
+
+    taken: int = 0
+    done: int = 0
+    made: int = 0
+    kept_from_before: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+
+
+class Running:
+    """`await Running(bound, store, client).run()`: what became of the rows of each step, by its name.
+
+    only   so many rows of each step go on, for a preview
+    tell   is called after each unit with what there is so far
+
+    A unit (a step and a row) that fails is recorded and tried again by the next run; the others go on. When no call can be made any more
+    (a budget that is used up, a key that is refused) what is under way is finished and kept, and the error raised. The memory it takes
+    grows with the calls under way and the rows that wait: steps near the end go first.
+    """
+
+    def __init__(
+        self, bound: Bound, store: Store, client: Client, only: int | None = None, tell: Callable[[], None] = lambda: None
+    ) -> None:
+        self.bound = bound
+        self.store = store
+        self.maker = Maker(bound, client)
+        self.only = only
+        self.tell = tell
+        self.steps = bound.recipe.steps
+        self.tallies = {step.name: Tally() for step in self.steps}
+        self.started = time.monotonic()
+        self._lanes: dict[Any, asyncio.PriorityQueue[tuple[int, tuple[int, ...], int, int, Row]]] = {}
+        self._gathered: dict[int, list[Row]] = {number: [] for number, step in enumerate(self.steps) if isinstance(step, Unique)}
+        self._tickets = count()
+        self._waiting = self._busy = 0
+        self._still = asyncio.Event()
+        self._error: BaseException | None = None
+
+    async def run(self) -> dict[str, Tally]:
+        for prompt in {prompt.version: prompt for prompt in self.bound.prompts.values()}.values():
+            await self.store.keep_prompt(prompt.version, prompt.name, prompt.text)
+        workers = [asyncio.create_task(self._work(lane)) for lane, width in self._widths().items() for _ in range(width)]
+        try:
+            await self._begin()
+            await self._until_still()
+            for number in sorted(self._gathered):
+                if self._error is None:
+                    self._pass_on(number, self._unique(number))
+                    await self._until_still()
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        if self._error is not None:
+            raise self._error
+        return self.tallies
+
+    async def _begin(self) -> None:
+        for number, step in enumerate(self.steps):
+            if isinstance(step, Seeds):
+                made = seeds(self.bound, number)
+                await self.store.finish(self.bound.unit(number, START.key), step.name, START.key, made)
+                self.tallies[step.name].made += len(made)
+                self._pass_on(number, placed(number, START, made))
+            elif not self.bound.recipe.before(number):
+                self._put(number, START)
+
+    def _lane(self, number: int) -> Any:
+        """Units that wait for each other's places: those of one endpoint, and those that ask nobody."""
+        step = self.steps[number]
+        endpoint = self.bound.recipe.models[step.model] if isinstance(step, Asking) else None
+        return (endpoint.url, endpoint.model) if endpoint else None
+
+    def _widths(self) -> dict[Any, int]:
+        widths: dict[Any, int] = {None: WITHOUT_MODEL}
+        for endpoint in self.bound.recipe.models.values():
+            widths[endpoint.url, endpoint.model] = endpoint.concurrency
+        self._lanes = {lane: asyncio.PriorityQueue() for lane in widths}
+        return widths
+
+    def _put(self, number: int, row: Row) -> None:
+        tally = self.tallies[self.steps[number].name]
+        if self.only is not None and tally.taken >= self.only:
+            return
+        tally.taken += 1
+        if number in self._gathered:
+            self._gathered[number].append(row)
+            return
+        self._waiting += 1
+        self._lanes[self._lane(number)].put_nowait((-number, row.place, next(self._tickets), number, row))
+
+    def _pass_on(self, number: int, rows: list[Row]) -> None:
+        for after in self.bound.recipe.following(number):
+            for row in rows:
+                self._put(after, row)
+
+    async def _work(self, lane: Any) -> None:
+        while True:
+            *_, number, row = await self._lanes[lane].get()
+            self._waiting -= 1
+            if self._error is None:
+                self._busy += 1
+                try:
+                    await self._unit(number, row)
+                except Exception as error:
+                    self._error = self._error or error
+                finally:
+                    self._busy -= 1
+            self.tell()
+            if not self._busy and not self._waiting:
+                self._still.set()
+
+    async def _until_still(self) -> None:
+        self._still.clear()
+        if self._waiting or self._busy:
+            await self._still.wait()
+
+    async def _unit(self, number: int, row: Row) -> None:
+        name, unit = self.steps[number].name, self.bound.unit(number, row.key)
+        tally = self.tallies[name]
+        made = self.store.finished(unit)
+        if made is not None:
+            tally.kept_from_before += 1
+            if not made and (outcome := self.store.outcome(unit)):
+                tally.dropped[outcome[1]] += 1
+        else:
+            made = await self._made(number, row, unit, tally)
+        tally.done += 1
+        tally.made += len(made)
+        self._pass_on(number, placed(number, row, made))
+
+    async def _made(self, number: int, row: Row, unit: str, tally: Tally) -> tuple[Made, ...]:
+        name = self.steps[number].name
+        try:
+            made = await self.maker.make(number, row)
+        except Dropped as reason:
+            tally.dropped[str(reason)] += 1
+            await self.store.finish(unit, name, row.key, (), DROPPED, str(reason))
+            return ()
+        except (Failed, ConfigError) as reason:  # a template or a function that does not take this row: the others may go on
+            tally.failed[str(reason)] += 1
+            await self.store.finish(unit, name, row.key, (), FAILED, str(reason))
+            return ()
+        await self.store.finish(unit, name, row.key, made)
+        return tuple(made)
+
+    def _unique(self, number: int) -> list[Row]:
+        step, gathered = self.steps[number], self._gathered[number]
+        assert isinstance(step, Unique)
+        kept, tally = first_of_each(step, gathered), self.tallies[step.name]
+        tally.done += len(gathered)
+        tally.made += len(kept)
+        tally.dropped["equal to one before"] += len(gathered) - len(kept)
+        return kept

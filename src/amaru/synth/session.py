@@ -1,0 +1,86 @@
+"""A recipe in a directory: run or previewed there, going on where it stopped, with what it came to told in plain values."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from amaru.config import atomic_file, to_dict
+from amaru.synth.budget import Ledger, Usage
+from amaru.synth.client import FIRST_PAUSE, Client
+from amaru.synth.recipe import Bound
+from amaru.synth.running import Running, Tally
+from amaru.synth.store import Store
+
+STORE = "store.sqlite"
+
+
+def run(
+    bound: Bound,
+    directory: str | Path,
+    only: int | None = None,
+    live: Callable[[str], None] = lambda line: None,
+    first_pause: float = FIRST_PAUSE,
+) -> dict[str, Any]:
+    """`run(Bound(recipe, Path(".")), "runs/questions")`: every row of every step, and what all runs there used together.
+
+    only   so many rows of each step go on: a preview, whose answers the whole run finds on disk
+    live   is given a line of progress now and then
+
+    Raises `BudgetError` or `EndpointError` when no more calls can be made; what was answered until then is kept, and the same call
+    goes on from there.
+    """
+    directory = Path(directory)
+    with Store(directory / STORE) as store:
+        with atomic_file(directory / "recipe.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(to_dict(bound.recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        tallies = asyncio.run(_run(bound, store, only, live, first_pause))
+        return {
+            "out": str(directory),
+            "steps": {name: _plain(tally) for name, tally in tallies.items()},
+            "usage": _usage(store.usage()),
+            "failed_attempts": store.failures(),
+        }
+
+
+async def _run(bound: Bound, store: Store, only: int | None, live: Callable[[str], None], first_pause: float) -> dict[str, Tally]:
+    ledger = Ledger(bound.recipe.budget, store.usage())
+    before, started, next_line = ledger.spent, time.monotonic(), 0.0
+
+    def tell() -> None:
+        nonlocal next_line
+        if (now := time.monotonic()) >= next_line:
+            next_line = now + 0.2
+            live(_line(running.tallies, ledger.spent - before, ledger.spent, now - started, client.refused))
+
+    async with Client(bound.recipe.models.values(), store, ledger, first_pause) as client:
+        running = Running(bound, store, client, only, tell)
+        return await running.run()
+
+
+def _line(tallies: dict[str, Tally], now: Usage, ever: Usage, seconds: float, refused: int) -> str:
+    steps = "  ".join(f"{name} {tally.done:,}/{tally.taken:,}" for name, tally in tallies.items() if tally.taken)
+    money = f"  cost {ever.money:.4f}" if ever.money else ""
+    return f"{steps}  {now.calls / max(seconds, 1e-9):.1f} calls/s  {refused} times pushed back  {ever.tokens:,} tokens{money}"
+
+
+def _plain(tally: Tally) -> dict[str, Any]:
+    return {
+        "taken": tally.taken,
+        "rows": tally.made,
+        "kept_from_before": tally.kept_from_before,
+        "dropped": dict(tally.dropped),
+        "failed": dict(tally.failed),
+    }
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "calls": usage.calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "money": round(usage.money, 6),
+    }

@@ -1,0 +1,185 @@
+"""Limits, budgets and many calls at once, against a real server or in closed form."""
+
+import asyncio
+import resource
+import time
+
+import pytest
+from tests.synth.misbehaving import Misbehaving
+
+from amaru.errors import BudgetError, ConfigError
+from amaru.synth.budget import Budget, Ledger, Price, Usage
+from amaru.synth.call import Call
+from amaru.synth.client import Client, Failed
+from amaru.synth.endpoint import Endpoint
+from amaru.synth.limits import AdaptiveLimit
+from amaru.synth.store import Store
+from amaru.synth.structured import whole_text
+
+
+def call(url, number=0, **fields):
+    content = f"Question {number}"
+    fields = {"messages": ({"role": "user", "content": content},), "sampling": {"max_tokens": 16}, **fields}
+    return Call(endpoint=url, model="m", **fields)
+
+
+async def ask_all(server, path, calls, together=None, **settings):
+    endpoint = Endpoint(url=server.url, model="m", **{"timeout": 5.0, "attempts": 8, **settings})
+    with Store(path) as store:
+        async with Client([endpoint], store, Ledger(Budget()), 0.005) as client:
+            asking = together or (lambda ask, all_calls: asyncio.gather(*map(ask, all_calls)))
+            start = time.monotonic()
+            answers = await asking(lambda each: client.ask(endpoint, each, "step", whole_text), calls)
+            return answers, time.monotonic() - start, client
+
+
+@pytest.mark.parametrize(("calls", "times"), [(60, 2.0), pytest.param(400, 3.5, marks=pytest.mark.soak)])
+def test_a_slow_tail_holds_nobody_up(tmp_path, calls, times):
+    """Every tenth call takes ten times as long; the same client in waves of its width is what it is compared with."""
+    width = 10
+
+    async def in_waves(ask, calls):
+        for first in range(0, len(calls), width):
+            await asyncio.gather(*map(ask, calls[first : first + width]))
+
+    async def body(name, together):
+        async with Misbehaving(fast=0.02, slow=0.2) as server:
+            return (await ask_all(server, tmp_path / name, [call(server.url, n) for n in range(calls)], together, concurrency=width))[1]
+
+    assert asyncio.run(body("waves", in_waves)) >= times * asyncio.run(body("free", None))
+
+
+def test_a_thousand_calls_at_once_in_bounded_memory(tmp_path):
+    async def body():
+        async with Misbehaving(hold=1000) as server:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            answers, _, _ = await ask_all(server, tmp_path / "s", [call(server.url, n) for n in range(1000)], concurrency=1000, timeout=30)
+            return answers, server.most_under_way, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+    answers, most, grown = asyncio.run(body())
+    assert (len(answers), most) == (1000, 1000)
+    assert grown < 200 * 1024  # kB, of client and server together
+
+
+def test_one_call_under_way_answers_all_who_ask_it(tmp_path):
+    async def body():
+        async with Misbehaving(fast=0.02) as server:
+            answers, _, _ = await ask_all(server, tmp_path / "s", [call(server.url)] * 5)
+            return answers, server.requests
+
+    answers, requests = asyncio.run(body())
+    assert (len(set(answers)), requests) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "n"},
+        {"messages": ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Question 0"})},
+        {"sampling": {"max_tokens": 17}},
+        {"schema": {"type": "object"}},
+        {"template": "v2"},
+        {"sample": 1},
+        {"endpoint": "http://other/v1"},
+    ],
+)
+def test_everything_that_decides_an_answer_is_in_its_key(other):
+    question = {"role": "user", "content": "Question 0"}
+    base = {"endpoint": "http://x/v1", "model": "m", "messages": (question,), "sampling": {"max_tokens": 16}}
+    assert Call(**base).key == Call(**base).key != Call(**{**base, **other}).key
+
+
+def test_a_call_that_is_never_answered_well_fails_with_its_reason_and_is_paid_for(tmp_path):
+    async def body():
+        async with Misbehaving(["truncated"]) as server:
+            with pytest.raises(Failed, match=r"ended by 'length' before it was whole \(attempt 3\)"):
+                await ask_all(server, tmp_path / "s", [call(server.url)], attempts=3)
+
+    asyncio.run(body())
+    with Store(tmp_path / "s") as store:
+        assert store.usage().calls == 3
+        assert store.failures() == {"the answer ended by 'length' before it was whole": 3}
+
+
+def test_being_busy_costs_patience_and_not_attempts(tmp_path):
+    async def body(patience):
+        async with Misbehaving(["429", "429", "429", "ok"]) as server:
+            return await ask_all(server, tmp_path / str(patience), [call(server.url)], attempts=1, patience=patience)
+
+    answers, _, client = asyncio.run(body(60.0))
+    assert (len(answers), client.refused) == (1, 3)
+    with pytest.raises(Failed, match="status 429"):
+        asyncio.run(body(0.06))
+
+
+def test_a_limit_backs_off_once_for_calls_that_were_under_way_together_and_recovers():
+    async def body():
+        limit, began = AdaptiveLimit(10), []
+        for _ in range(5):
+            async with limit.slot() as at:
+                began.append(at)
+        for at in began:
+            limit.pushed_back(at)
+        assert limit.now == 7
+        async with limit.slot() as at:
+            limit.pushed_back(at, wait=0.05)
+        assert limit.now == 4  # 4.9
+        start = time.monotonic()
+        async with limit.slot():
+            assert time.monotonic() - start >= 0.049
+        for _ in range(60):
+            limit.succeeded()
+        assert limit.now == 10
+
+    asyncio.run(body())
+
+
+def test_a_limit_admits_no_more_than_it_says_even_when_who_waits_is_cancelled():
+    async def body():
+        limit, inside, most = AdaptiveLimit(3), 0, 0
+
+        async def work():
+            nonlocal inside, most
+            async with limit.slot():
+                inside += 1
+                most = max(most, inside)
+                try:
+                    await asyncio.sleep(0.001)
+                finally:
+                    inside -= 1
+
+        tasks = [asyncio.create_task(work()) for _ in range(60)]
+        await asyncio.sleep(0.002)
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert most == 3
+        async with limit.slot(), limit.slot(), limit.slot():  # no place was lost
+            pass
+
+    asyncio.run(asyncio.wait_for(body(), 5))
+
+
+def test_what_is_set_aside_is_waited_for_and_never_overspent():
+    async def body():
+        ledger, done = Ledger(Budget(money=1.0)), 0
+        most = Usage(1, 0, 0, 0.4)
+
+        async def one():
+            nonlocal done
+            async with ledger.reserved(most) as receipt:
+                await asyncio.sleep(0.001)
+                receipt.used = Usage(1, 0, 0, 0.1)
+                done += 1
+
+        results = await asyncio.gather(*(one() for _ in range(20)), return_exceptions=True)
+        assert ledger.spent.money == pytest.approx(0.7)  # after seven, 0.4 more may not fit
+        assert done == 7 and sum(isinstance(result, BudgetError) for result in results) == 13
+
+    asyncio.run(body())
+
+
+def test_prices_are_for_a_million_tokens_and_a_budget_of_money_needs_them(tmp_path):
+    assert Price(prompt=0.5, completion=1.5).of(2_000_000, 1_000_000) == 2.5
+    with Store(tmp_path / "s") as store, pytest.raises(ConfigError, match="needs the price of m"):
+        Client([Endpoint(url="http://x", model="m")], store, Ledger(Budget(money=1.0)))
