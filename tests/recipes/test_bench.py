@@ -33,7 +33,9 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_rows_of_ours_the_limit_and_a_peer(checkpoint: Path) -> None:
-    result = run(checkpoint, {"transformers": sys.executable}, BENCH, lambda text: None, DEVICE)
+    said: list[str] = []
+    result = run(checkpoint, {"transformers": sys.executable}, BENCH, lambda text: None, DEVICE, said.append)
+    assert [each.partition(": ")[0] for each in said] == ["amaru", "transformers, eager", "amaru"], "figures are told as they are taken"
     assert [row.name for row in result.rows] == ["prefill 9", "decode 1", "decode 3"]
     assert all(row.ours > 0 and (row.peers["transformers"] or 0) > 0 for row in result.rows)
     config = random_config(0, "MM-*-M")

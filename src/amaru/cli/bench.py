@@ -37,7 +37,7 @@ def infer(
     rows = {"prefill": numbers("--prefill", prefill), "decode": numbers("--decode", decode)}
     bench = Bench(**rows, states=tuple(state.split(",")))  # type: ignore[arg-type]  # checked by the config
     with LiveLine() as live:
-        result = run(checkpoint, pythons(peers), bench, live.update)
+        result = run(checkpoint, pythons(peers), bench, live.update, note=live.note)
     emit(to_dict(result), json=json, people=_print_infer)
 
 

@@ -2,7 +2,7 @@
 
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -83,9 +83,11 @@ def run(
     bench: Bench = Bench(),  # noqa: B008  (frozen)
     progress: Progress = print,
     device: Device | None = None,
+    note: Progress = print,
 ) -> Result:
     """`run("ckpt", {"vllm": "/envs/vllm/bin/python"})`: our rows are taken before and after every peer, so that a machine that
-    slows down on the way slows both. `device` has this machine's rates when they were measured already.
+    slows down on the way slows both. `device` has this machine's rates when they were measured already. `note` gets figures as they
+    are taken, so that a run that is stopped has said something.
 
     Raises `ConfigError` for a peer that is not known, `BackendError` with its last words for one that fails.
     """
@@ -94,10 +96,16 @@ def run(
     progress("limits of this machine")
     keep_freed_memory()
     device, decoder = device or this_machine(), load(checkpoint)
-    taken, theirs, versions = [rates(decoder, bench, progress)], {}, {"amaru": version("amaru"), "torch": torch.__version__}
+
+    def ours() -> dict[str, float]:
+        found = rates(decoder, bench, progress)
+        note(_told("amaru", found))
+        return found
+
+    taken, theirs, versions = [ours()], {}, {"amaru": version("amaru"), "torch": torch.__version__}
     for name, python in peers.items():
-        theirs[name], versions[name] = _peer(name, python, Path(checkpoint), bench, progress)
-        taken.append(rates(decoder, bench, progress))
+        theirs[name], versions[name] = _peer(name, python, Path(checkpoint), bench, progress, note)
+        taken.append(ours())
     machine = Machine(count=1, device=device)
     rows = (_row(name, taken, theirs, _limit(decoder, name, bench, machine)) for name in bench.rows)
     return Result(
@@ -170,7 +178,14 @@ def _row(name: str, taken: Sequence[dict[str, float]], theirs: dict[str, dict[st
     return Row(name=name, ours=max(found), spread=spread, limit=limit, peers={peer: rows.get(name) for peer, rows in theirs.items()})
 
 
-def _peer(name: str, python: str, checkpoint: Path, bench: Bench, progress: Progress) -> tuple[dict[str, float | None], str]:
+def _told(who: str, rows: Mapping[str, float | None]) -> str:
+    """`vllm, eager: prefill 1024 323, decode 1 21`"""
+    return f"{who}: " + ", ".join(f"{row} {rate:,.0f}" for row, rate in rows.items() if rate is not None)
+
+
+def _peer(
+    name: str, python: str, checkpoint: Path, bench: Bench, progress: Progress, note: Progress
+) -> tuple[dict[str, float | None], str]:
     """Its best rows and its version; llama.cpp is given the checkpoint as GGUF."""
     script, settings = PEERS[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -183,6 +198,7 @@ def _peer(name: str, python: str, checkpoint: Path, bench: Bench, progress: Prog
         for setting in settings:
             progress(f"{name}, {setting}")
             answers.append(ask(name, python, script, str(model), asked | {"setting": setting}))
+            note(_told(f"{name}, {setting}", answers[-1]["rows"]))
     rows: dict[str, float | None] = {}
     for row in bench.rows:
         found = [each["rows"][row.removesuffix(NARROW)] for each in answers]
