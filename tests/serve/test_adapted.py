@@ -70,7 +70,7 @@ def expected(decoder: Decoder, wishes: Sequence[Settings]) -> dict[str | None, l
     }
 
 
-@pytest.mark.parametrize("speculate", ["off", "draft"])
+@pytest.mark.parametrize(("decoder", "speculate"), [("nemotron_h", "off"), ("nemotron_h", "draft"), ("hymba", "off")], indirect=["decoder"])
 def test_each_says_what_it_says_alone_in_a_mixed_crowd_and_after_reuse(decoder: Decoder, speculate: str) -> None:
     wishes = [Settings(max_tokens=20, logprobs=0, sampling=GREEDY) for _ in NAMES]
     wanted = expected(decoder, wishes)

@@ -24,7 +24,7 @@ from amaru.serve.sampler import GREEDY, Sampling
 from amaru.serve.speculation import Pace
 
 CONFIG = EngineConfig(
-    memory=2**23, max_running=6, max_tokens=400, chunk_tokens=60, prefix_every=32, prefix_bytes=2**20, draft_memory=2**23, draft_step=60
+    memory=2**24, max_running=10, max_tokens=400, chunk_tokens=60, prefix_every=32, prefix_bytes=2**20, draft_memory=2**23, draft_step=60
 )
 SAMPLED = Sampling(temperature=0.6, min_p=0.02, frequency_penalty=0.01, seed=3)
 Source = Literal["lookup", "draft"]
