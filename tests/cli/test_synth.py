@@ -1,0 +1,109 @@
+"""`amaru synth`: plan, preview, run and export against a server in a process of its own, and what is said when something is wrong."""
+
+import asyncio
+import json
+import threading
+from contextlib import contextmanager
+
+import pytest
+import yaml
+from tests.synth.misbehaving import Misbehaving
+from tests.synth.recipes import FIVE_STEPS
+
+from amaru.cli.main import main
+from amaru.synth.prompt import our_prompts
+
+
+@contextmanager
+def served(faults=("ok",)):
+    """A server in a thread of its own, as `main` blocks this one."""
+    server, ready, loop = Misbehaving(faults), threading.Event(), asyncio.new_event_loop()
+    ended = asyncio.Event()
+
+    async def serve():
+        async with server:
+            ready.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    ready.wait()
+    try:
+        yield server
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
+        loop.close()
+
+
+def recipe_file(directory, url, **more):
+    writer = {"url": url, "model": "m", "price": {"prompt": 1.0, "completion": 2.0}, "attempts": 2}
+    (directory / "recipe.yaml").write_text(yaml.safe_dump({"models": {"writer": writer}, "steps": FIVE_STEPS, **more}, sort_keys=False))
+    return str(directory / "recipe.yaml")
+
+
+def synth(capsys, *words):
+    code = main(["synth", *words, "--json"])
+    said = capsys.readouterr()
+    return code, json.loads(said.out or "{}"), said.err
+
+
+def test_plan_preview_run_and_export(tmp_path, capsys):
+    with served() as server:
+        file, out = recipe_file(tmp_path, server.url, licence="CC-BY-4.0"), str(tmp_path / "out")
+        code, plan, _ = synth(capsys, "plan", file)
+        assert (code, plan["total"]["calls"], server.requests) == (0, 45, 0)
+        code, told, _ = synth(capsys, "run", file, "--out", out, "--preview", "2")
+        assert (code, len(told["preview"]), server.requests) == (0, 2, 7)
+        code, measured, _ = synth(capsys, "plan", file, "--out", out)
+        assert measured["total"]["money"] < plan["total"]["money"]
+        code, told, _ = synth(capsys, "run", file, "--out", out)
+        assert (code, told["usage"]["calls"], server.requests) == (0, 45, 45)
+        assert measured["total"]["money"] == pytest.approx(told["usage"]["money"], rel=0.1)
+    for name in ("data.jsonl", "data.parquet"):
+        code, facts, _ = synth(capsys, "export", file, "--out", out, "--to", str(tmp_path / name))
+        assert (code, facts["rows"], facts["unfinished"]) == (0, 20, 0)
+    rows = [json.loads(line) for line in (tmp_path / "data.jsonl").read_text().splitlines()]
+    assert set(rows[0]) == {"id", "topic", "question", "level", "asked", "answer", "score"}
+    card = (tmp_path / "data.md").read_text()
+    assert "20 rows. Licence: CC-BY-4.0." in card and "| answers | text | 20 | 0 | 0 | 20 |" in card
+
+
+def test_rows_that_failed_are_a_finding(tmp_path, capsys):
+    with served(["ok", "400"]) as server:
+        file, out = recipe_file(tmp_path, server.url), str(tmp_path / "out")
+        code, told, err = synth(capsys, "run", file, "--out", out)
+        assert code == 1 and "rows failed, for the reasons above" in err
+        assert told["steps"]["questions"]["failed"] == {"status 400: no": 2}
+    code, facts, err = synth(capsys, "export", file, "--out", out, "--to", str(tmp_path / "data.jsonl"))
+    assert code == 1 and facts["failed"] and "not in the file" in err
+
+
+def test_a_budget_that_is_used_up_is_one_sentence(tmp_path, capsys):
+    with served() as server:
+        file = recipe_file(tmp_path, server.url, budget={"calls": 3})
+        code, _, err = synth(capsys, "run", file, "--out", str(tmp_path / "out"))
+    assert code == 2 and "The budget is used up: calls 3, of which 3 are spent" in err
+
+
+def test_a_graph_names_every_step(tmp_path, capsys):
+    assert main(["synth", "graph", recipe_file(tmp_path, "http://x")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("graph LR\n") and "topics --> questions" in out and out.count("-->") == 4
+
+
+def test_a_recipe_that_is_not_there_is_told_with_those_that_are(capsys):
+    code, _, err = synth(capsys, "plan", "topics")
+    assert code == 2 and "There is: open_questions, problems, writing" in err
+
+
+@pytest.mark.parametrize("name", ["open_questions", "problems", "writing"])
+def test_our_recipes_fit_our_prompts(name, capsys):
+    code, plan, _ = synth(capsys, "plan", name)
+    assert code == 0 and plan["total"]["calls"] > 0
+
+
+def test_every_prompt_of_ours_is_rendered_by_its_columns():
+    for prompt in our_prompts().values():
+        text = prompt.render(dict.fromkeys(prompt.needs, "seven"))
+        assert "seven" in text and "{{" not in text
