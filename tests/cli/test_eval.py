@@ -52,3 +52,33 @@ def test_bad_words_are_sentences(checkpoint: Path, tmp_path: Path, capsys: pytes
         assert main(["eval", str(checkpoint), "--data", str(tmp_path / data)]) == 2
         assert told in capsys.readouterr().err
     assert main(["eval", str(checkpoint), "--data", str(tmp_path), "--batch-rows", "0"]) == 2
+
+
+def test_strided_windows_and_agreement_by_position(checkpoint: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["eval", str(checkpoint), "--data", str(text), "--row-length", "16", "--stride", "4", "--teacher", str(checkpoint)]
+    assert main([*words, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["stride"] == 4 and facts["by_position"][-1]["last"] == 15
+    assert all(row["top1"] == row["top5"] == 1 for row in facts["by_position"])
+
+
+def test_tasks_are_scored_kept_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = (small_checkpoint(tmp_path / f"m{seed}", seed) for seed in (0, 1))
+    (tmp_path / "words.jsonl").write_text('{"context": "def f(x):", "continuation": "return"}\n{"context": "x +", "continuation": "1"}\n')
+    words = ["eval", str(one), "--tasks", str(tmp_path / "words.jsonl"), "--tasks", "recall", "--lengths", "16,32", "--samples", "2"]
+    words += ["--against", str(two), "--cache", str(tmp_path / "kept.sqlite")]
+    assert main([*words, "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert [row["task"] for row in first["tasks"]] == ["words", "recall"]
+    assert {"mean", "low", "high", "p", "test"} <= first["tasks"][0]["difference"]["accuracy"].keys()
+    assert list(first["tasks"][1]["cells"]) == ["16", "32"] and first["notes"] == []
+    assert main([*words, "--report", str(tmp_path / "page.html")]) == 0
+    shown = capsys.readouterr().out
+    assert "6 items were kept from before" in shown and "perplexity" in shown and (tmp_path / "page.html").exists()
+
+
+def test_text_or_tasks_but_not_both_and_not_neither(checkpoint: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(checkpoint)]) == 2
+    assert main(["eval", str(checkpoint), "--data", str(text), "--tasks", "recall"]) == 2
+    assert main(["eval", str(checkpoint), "--tasks", "arc"]) == 2
+    assert "made here are: passkey" in capsys.readouterr().err

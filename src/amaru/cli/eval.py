@@ -1,4 +1,4 @@
-"""`amaru eval`: loss and next-token accuracy of a checkpoint on text."""
+"""`amaru eval`: a checkpoint measured on text, or by tasks (eval_tasks)."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,54 +15,106 @@ from amaru.report.numbers import percent
 def command(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory with a tokenizer.")],
     data: Annotated[
-        list[str], typer.Option(help="Files, directories or globs in quotes, given once or several times; @python is Python's own source.")
-    ],
+        list[str] | None,
+        typer.Option(help="Text: files, directories or globs in quotes, given once or several times; @python is Python's own source."),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A task file (PATH or PATH:LAYOUT), or passkey, needles, key-value, variables, common-words, recall, copy; several times."
+        ),
+    ] = None,
     teacher: Annotated[Path | None, typer.Option(help="Also compare with this checkpoint, token by token.")] = None,
     field: Annotated[str, typer.Option(help="The text field of .jsonl files.")] = "text",
     row_length: Annotated[int, typer.Option(help="Tokens of context; documents are cut into rows of this length.")] = 1024,
+    stride: Annotated[
+        int | None, typer.Option(help="Windows that overlap: each document by itself, in windows of --row-length so many tokens apart.")
+    ] = None,
     batch_rows: Annotated[int, typer.Option(help="Rows that run together.")] = 4,
     limit_rows: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Put the tasks to this checkpoint too, and test whether the two differ.")] = None,
+    few_shot: Annotated[int, typer.Option(help="Solved items before each item of a task file.")] = 0,
+    examples: Annotated[Path | None, typer.Option(help="Where those are from; else the first of the file itself.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many items of each task file.")] = None,
+    lengths: Annotated[str, typer.Option(help="Tokens of what is made here, such as 1k,4k,128k.")] = "1k,4k",
+    depths: Annotated[int, typer.Option(help="Places of what is hidden, from beginning to end.")] = 5,
+    samples: Annotated[int, typer.Option(help="Prompts for each length and depth.")] = 5,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask for answers by the model's chat template.")] = False,
+    memory: Annotated[str, typer.Option(help="For states and caches while answers are generated.")] = "2GiB",
+    cache: Annotated[str, typer.Option(help="Where judged items are kept; 'none' keeps nothing.")] = "runs/evaluations.sqlite",
+    report: Annotated[Path | None, typer.Option(help="Write tables and heat maps of the tasks to this HTML file.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Measure loss, next-token accuracy and bits per byte on text; with --teacher also the KL to it and how often both agree."""
+    """Measure a checkpoint, on text or by tasks.
+
+    With --data: loss, next-token accuracy and bits per byte; with --teacher also the KL to it and how often both agree, by position.
+    With --tasks: scores with their intervals; with --against also those of another model, and whether the difference is one.
+    """
+    from amaru.cli.eval_tasks import names, put
+    from amaru.errors import ConfigError
+
+    if bool(data) == bool(tasks):
+        raise ConfigError("Give either --data TEXT, to measure the loss, or --tasks FILE; both would be two results.")
+    if tasks:
+        settings = {"few_shot": few_shot, "limit": limit, "depths": depths, "samples": samples, "chat": chat}
+        put(checkpoint, against, settings | names(tasks, examples, lengths, memory, cache), report, json)
+        return
+    facts = _on_text(checkpoint, tuple(data or ()), teacher, field, (row_length, stride), (batch_rows, limit_rows))
+    emit(facts, json=json, people=show)
+
+
+def _on_text(
+    checkpoint: Path,
+    data: tuple[str, ...],
+    teacher: Path | None,
+    field: str,
+    window: tuple[int, int | None],
+    rows_at_once: tuple[int, int | None],
+) -> dict[str, Any]:
     from amaru.config import to_dict
     from amaru.data.loader import in_order
     from amaru.data.packing import pack
     from amaru.errors import ConfigError
+    from amaru.eval.agreement import ByPosition
     from amaru.eval.perplexity import evaluate, token_bytes
+    from amaru.eval.windows import windows
     from amaru.models.checkpoint import load
     from amaru.recipes.distill import one_tokenizer
     from amaru.recipes.sources import Source, gather
     from amaru.recipes.text import tokenizer_of
 
+    (row_length, stride), (batch_rows, limit_rows) = window, rows_at_once
     if batch_rows < 1 or (limit_rows is not None and limit_rows < 1):
         raise ConfigError(f"--batch-rows and --limit-rows are at least 1; got {batch_rows} and {limit_rows}.")
     tokenizer = one_tokenizer(teacher, checkpoint) if teacher else tokenizer_of(checkpoint)
-    corpus = gather(Source(data=tuple(data), field=field))
+    corpus = gather(Source(data=data, field=field))
     rows = pack(corpus.documents, tokenizer, row_length)
     decoder, compared = load(checkpoint), load(teacher) if teacher else None
+    by_position = ByPosition() if teacher else None
     with LiveLine() as live:
         live.note(f"{corpus.summary}; {rows}")
-        batches = _followed(in_order(rows, batch_rows, limit_rows), min(len(rows), limit_rows or len(rows)), live)
-        result = evaluate(decoder, batches, compared, token_bytes=token_bytes(tokenizer))
+        batches = in_order(rows, batch_rows, limit_rows) if stride is None else windows(rows, row_length, stride, batch_rows, limit_rows)
+        followed = _followed(batches, live)
+        result = evaluate(decoder, followed, compared, token_bytes=token_bytes(tokenizer), by_position=by_position)
     facts = {
         "checkpoint": checkpoint,
         "data": data,
         "text": str(corpus.summary),
         "fingerprint": corpus.summary.fingerprint,
         "row_length": row_length,
+        "stride": stride,
         **to_dict(result),
         "perplexity": result.perplexity,
     }
-    emit(facts if teacher is None else facts | {"teacher": teacher}, json=json, people=show)
+    return facts if by_position is None else facts | {"teacher": teacher, "by_position": [to_dict(row) for row in by_position.rows()]}
 
 
-def _followed(batches: Iterator[Any], rows: int, live: LiveLine) -> Iterator[Any]:
+def _followed(batches: Iterator[Any], live: LiveLine) -> Iterator[Any]:
     done = 0
     for batch in batches:
         yield batch
         done += len(batch.rows)
-        live.update(f"{done} of {rows} rows")
+        live.update(f"{done} rows")
 
 
 def show(facts: Mapping[str, Any], console: Console) -> None:
@@ -76,3 +128,14 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
         grid.add_row("KL to the teacher", f"{facts['teacher_kl']:.4f} nats/token")
         grid.add_row("same choice as the teacher", percent(facts["teacher_agreement"]))
     console.print(grid)
+    if "teacher" in facts:
+        console.print(positions(facts["by_position"]))
+
+
+def positions(rows: list[Mapping[str, Any]]) -> Table:
+    """Agreement by the place of a token in its row."""
+    table = Table("places", "tokens", "KL", "same choice", "same five", box=None, pad_edge=False)
+    for row in rows:
+        places = f"{row['first']:,} to {row['last']:,}"
+        table.add_row(places, f"{row['tokens']:,}", f"{row['kl']:.4f}", percent(row["top1"]), percent(row["top5"]))
+    return table

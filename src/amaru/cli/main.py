@@ -68,7 +68,7 @@ VERBS = {
     "distill": Verb("Teach a student what its parent knows", resumes=True),
     "generate": Verb("Continue a prompt"),
     "serve": Verb("Serve models over HTTP as OpenAI does, with a playground"),
-    "eval": Verb("Measure loss and next-token accuracy on text"),
+    "eval": Verb("Measure a model on text or by tasks: multiple choice, answers, code, instructions, long contexts", resumes=True),
     "convert": Verb("Write a model in another format, and prove that it is the same"),
     "quantize": Verb("Write a model with weights of 8 or 4 bits, and tell what that costs in quality"),
     "verify": Verb("Compare two checkpoints: tensors, logits, where they differ"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
@@ -16,6 +17,7 @@ from amaru.data.packing import IGNORED
 from amaru.data.tokenizer import Tokenizer
 from amaru.distill.losses import forward_kl
 from amaru.errors import ConfigError, DataError
+from amaru.eval.agreement import ByPosition
 from amaru.models.decoder import Decoder
 from amaru.nn.batch import Batch
 
@@ -59,13 +61,19 @@ class _Sums:
 
 @torch.inference_mode()
 def evaluate(
-    decoder: Decoder, batches: Iterable[TrainingBatch], teacher: Decoder | None = None, *, token_bytes: Tensor | None = None
+    decoder: Decoder,
+    batches: Iterable[TrainingBatch],
+    teacher: Decoder | None = None,
+    *,
+    token_bytes: Tensor | None = None,
+    by_position: ByPosition | None = None,
 ) -> Evaluation:
     """Measure a model on batches of packed documents; each boundary is honoured, each target counts once.
 
     >>> evaluate(student, in_order(validation, batch_rows=8), teacher=parent).loss
 
-    `token_bytes` [vocab] are the UTF-8 bytes that each token spells (see the function of that name), for bits per byte.
+    `token_bytes` [vocab] are the UTF-8 bytes that each token spells (see the function of that name), for bits per byte. Beside a teacher
+    `by_position` learns how near both are at each place.
     Raises `ConfigError` when model and teacher differ in vocabulary, `DataError` when there is nothing to predict.
     """
     if teacher is not None and teacher.config.vocab != decoder.config.vocab:
@@ -78,7 +86,7 @@ def evaluate(
             raise DataError(
                 f"The text has token {int(batch.ids.max())}, but the model knows 0 to {decoder.config.vocab - 1}: another tokenizer."
             )
-        _add(sums, decoder, batch, teacher, token_bytes)
+        _add(sums, decoder, batch, teacher, token_bytes, by_position)
     if not sums.tokens:
         raise DataError("There is no token to predict; give text with documents of at least two tokens.")
     return Evaluation(
@@ -92,14 +100,23 @@ def evaluate(
     )
 
 
-def _add(sums: _Sums, decoder: Decoder, batch: TrainingBatch, teacher: Decoder | None, token_bytes: Tensor | None) -> None:
+def _add(
+    sums: _Sums,
+    decoder: Decoder,
+    batch: TrainingBatch,
+    teacher: Decoder | None,
+    token_bytes: Tensor | None,
+    by_position: ByPosition | None,
+) -> None:
     counted = batch.targets != IGNORED
     targets = batch.targets[counted]
     sums.tokens += len(targets)
     if token_bytes is not None:
         sums.text_bytes += int(token_bytes[targets].sum())
     taught = repeat(None) if teacher is None else _logits(teacher, batch, counted)
-    for wanted, logits, theirs in zip(targets.split(_chunk_tokens(decoder)), _logits(decoder, batch, counted), taught, strict=False):
+    chunk = _chunk_tokens(decoder)
+    chunks = zip(targets.split(chunk), batch.positions[counted].split(chunk), strict=True)
+    for (wanted, places), logits, theirs in zip(chunks, _logits(decoder, batch, counted), taught, strict=False):
         wanted = wanted.to(logits.device)
         best = logits.argmax(-1)
         sums.nats += _nats(logits, wanted)
@@ -109,6 +126,8 @@ def _add(sums: _Sums, decoder: Decoder, batch: TrainingBatch, teacher: Decoder |
             sums.teacher_nats += _nats(theirs, wanted)
             sums.kl += float(forward_kl(logits, theirs))
             sums.agreed += int((best == theirs.argmax(-1)).sum())
+            if by_position is not None:
+                by_position.add(places.to(logits.device), logits, theirs)
 
 
 def _nats(logits: Tensor, wanted: Tensor) -> float:
@@ -128,15 +147,26 @@ def _chunk_tokens(decoder: Decoder) -> int:
 
 
 def token_bytes(tokenizer: Tokenizer) -> Tensor | None:
-    """[vocab] int64, the UTF-8 bytes that each token spells, 0 for special ones; None unless the tokenizer is byte-level.
+    """[vocab] int64, the UTF-8 bytes that each token spells, 0 for special ones; None where a token's text is not that of its bytes.
 
-    A byte-level vocabulary writes every byte as one character, so a token's length is its bytes.
+    A byte-level vocabulary writes every byte as one character. One of SentencePiece writes a space as `▁` and single bytes as `<0x0A>`;
+    the space that it puts before a text counts where the text's first token is predicted.
     """
     parts = json.loads(tokenizer.backend.to_str())
-    if "ByteLevel" not in json.dumps(parts["decoder"]):
+    said = json.dumps([parts["decoder"], parts["pre_tokenizer"], parts["normalizer"]], ensure_ascii=False)
+    byte_level, spaced = "ByteLevel" in said, "\N{LOWER ONE EIGHTH BLOCK}" in said
+    if not byte_level and not spaced:
         return None
     special = {token["id"] for token in parts["added_tokens"]}
     lengths = torch.zeros(tokenizer.vocab_size, dtype=torch.int64)
     for token, index in tokenizer.backend.get_vocab(with_added_tokens=False).items():
-        lengths[index] = 0 if index in special else len(token)
+        spelled = len(token) if byte_level else len(_bytes_of(token))
+        lengths[index] = 0 if index in special else spelled
     return lengths
+
+
+def _bytes_of(piece: str) -> bytes:
+    """The bytes of a piece of SentencePiece."""
+    if re.fullmatch("<0x[0-9A-F]{2}>", piece):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()

@@ -1,0 +1,62 @@
+"""The report of tasks: what a model reached, with intervals, beside another, and where in long contexts it finds things."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from amaru.report.heat import heat_map
+from amaru.report.numbers import NONE, percent
+from amaru.report.page import Drawing, Page, Section, Table
+
+Facts = Mapping[str, Any]
+
+
+def evaluation_page(facts: Facts) -> Page:
+    """The page of what `amaru eval --tasks` found."""
+    grids = [section for row in facts["tasks"] if "cells" in row for section in [_grid(row)]]
+    return Page(
+        title="amaru eval",
+        subtitle=f"{facts['checkpoint']}" + (f" against {facts['against']}" if "against" in facts else ""),
+        sections=[Section("Tasks", [table(facts)]), *grids],
+    )
+
+
+def table(facts: Facts) -> Table:
+    """A row for each metric of each task."""
+    compared = "against" in facts
+    more = ["the other", "difference", "its interval", "p", "test"] if compared else []
+    headers = ["task", "metric", "items", "score", "95 % interval", *more]
+    rows = [_row(row, metric, compared) for row in facts["tasks"] for metric in row["metrics"]]
+    return Table(headers, rows, caption=CAPTION_BOTH if compared else CAPTION)
+
+
+CAPTION = "Shares have Wilson's interval, other scores that of their standard error."
+CAPTION_BOTH = f"{CAPTION} Differences are this model's score less the other's on the same items, with an interval by paired bootstrap."
+
+
+def _row(row: Facts, metric: str, compared: bool) -> list[Any]:
+    found = row["metrics"][metric]
+    cells = [row["task"], metric, row["items"], written(metric, found["mean"]), interval(metric, found)]
+    if not compared:
+        return cells
+    other, difference = row["against"]["metrics"][metric], row["difference"].get(metric)
+    if difference is None:  # perplexity follows from nats, which has its row
+        return [*cells, written(metric, other["mean"]), NONE, NONE, NONE, NONE]
+    told = [written(metric, difference["mean"]), interval(metric, difference), f"{difference['p']:.2g}", difference["test"]]
+    return [*cells, written(metric, other["mean"]), *told]
+
+
+def written(metric: str, value: float) -> str:
+    """Shares as per cent, nats and perplexities as they are."""
+    return f"{value:,.3f}" if metric in ("nats", "perplexity") else percent(value)
+
+
+def interval(metric: str, found: Facts) -> str:
+    return f"{written(metric, found['low'])} to {written(metric, found['high'])}" if found["low"] == found["low"] else NONE
+
+
+def _grid(row: Facts) -> Section:
+    """Cells are named "LENGTH DEPTH", or "LENGTH" where depth means nothing."""
+    placed = {(int(length), depth): cell["mean"] for name, cell in row["cells"].items() for length, _, depth in [name.partition(" ")]}
+    ordered = sorted(placed, key=lambda place: (float(place[1] or 0), place[0]))
+    drawing = heat_map({(f"{length:,}", depth or "all"): placed[length, depth] for length, depth in ordered}, "tokens", "depth")
+    return Section(row["task"], [Drawing(drawing, "Per cent found, by length and by depth (0 is the beginning of the text).")])

@@ -1,0 +1,117 @@
+"""Records of each layout, in the words of the public files, and the scores that lm-eval's definitions give."""
+
+import pytest
+import torch
+
+from amaru.errors import DataError
+from amaru.eval.answered import answered
+from amaru.eval.gsm8k import last, marked, problem
+from amaru.eval.humaneval import function, program
+from amaru.eval.items import Choice, LastWord
+from amaru.eval.layouts import LAYOUTS, layout_of
+from amaru.eval.likelihood import Likelihood
+
+RECORDS = {
+    "choice": {"query": "Question: Which is hot?\n", "choices": ["ice", "a fire"], "gold": 1},
+    "contexts": {"context_options": ["Sarah beat Maria so Sarah", "Sarah beat Maria so Maria"], "continuation": "won.", "gold": 0},
+    "lettered": {"question": "Which is hot? ", "choices": ["ice", "fire", "snow", "rain"], "answer": 1, "subject": "physics"},
+    "ending": {"context": "He sat on the ", "continuation": "chair"},
+    "answers": {"context": "Question: Which vegetable?\nAnswer:", "answer": "Onion", "aliases": ["Onions", "The bulb onion"]},
+    "gsm8k": {"question": "How much?", "answer": "It is 9 * 2 = <<9*2=18>>18.\n#### 1,018"},
+    "humaneval": {"task_id": "x/0", "prompt": "def f(x):\n", "entry_point": "f", "test": "def check(c):\n    assert c(1) == 2\n"},
+    "ifeval": {"key": 1, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_is_recognised_by_its_fields(name: str) -> None:
+    assert layout_of(RECORDS[name], "file:1") == name
+    assert RECORDS.keys() == LAYOUTS.keys()
+
+
+def test_an_unknown_record_is_told_what_there_is() -> None:
+    with pytest.raises(DataError, match=r"prompt_text, which no layout has.*humaneval \(prompt, entry_point, test\)"):
+        layout_of({"prompt_text": "a"}, "file:1")
+
+
+def item(name: str, **changes: object) -> Choice | LastWord:
+    return LAYOUTS[name].item(RECORDS[name] | changes)  # type: ignore[return-value]
+
+
+def test_prompts_are_those_of_lm_eval() -> None:
+    assert item("choice").pairs == (("Question: Which is hot?\nAnswer:", " ice"), ("Question: Which is hot?\nAnswer:", " a fire"))
+    assert item("choice", query="Predators eat").pairs[0] == ("Predators eat", " ice")
+    assert item("choice", query="Question: 1 + 1?\nA. 2\nB. 3\nAnswer: ").pairs[0][0].endswith("B. 3\nAnswer:")
+    assert item("contexts").pairs == (("Sarah beat Maria so Sarah", " won."), ("Sarah beat Maria so Maria", " won."))
+    assert item("lettered").pairs[1] == ("Which is hot?\nA. ice\nB. fire\nC. snow\nD. rain\nAnswer:", " B")
+    assert item("lettered", answer="C").gold == 2
+    assert item("ending").pairs == (("He sat on the", " chair"),)
+    assert item("ending", context="17*94=", continuation="1598").pairs == (("17*94=", "1598"),)
+    assert item("ending", context="17 * 94 =", continuation=" 1598").pairs == (("17 * 94 =", " 1598"),)
+
+
+def found(*logprobs: list[float]) -> list[Likelihood]:
+    return [Likelihood(torch.tensor(each, dtype=torch.float64), torch.tensor([p > -1 for p in each])) for each in logprobs]
+
+
+def test_lengths_decide_between_choices() -> None:
+    choice = Choice((("q", " no"), ("q", " yé"), ("q", " certainly")), ("no", "yé", "certainly"), gold=2)
+    scores = choice.judged(found([-2.0], [-2.5], [-3.0, -3.0, -3.0]))
+    # sums -2, -2.5, -9; per character -1, -1.25, -1; per byte -1, -0.83, -1; per token -2, -2.5, -3
+    assert {name: score.value for name, score in scores.items()} == {
+        "accuracy": 0,
+        "accuracy per character": 0,  # equal to the first, which is taken
+        "accuracy per byte": 0,
+        "accuracy per token": 0,
+    }
+    second = Choice(choice.pairs, choice.texts, gold=1).judged(found([-2.0], [-2.5], [-9.0]))
+    assert [score.value for score in second.values()] == [0, 0, 1, 0]
+
+
+def test_a_last_word_is_right_when_all_of_it_is() -> None:
+    word = LastWord("a", " b")
+    assert word.judged(found([-0.5, -0.25])) == {"accuracy": (1, 1), "nats": (0.75, 1)}
+    assert word.judged(found([-0.5, -2.0]))["accuracy"].value == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "flexible"),
+    [
+        (" It is 18.\n#### 18", "18", "18"),
+        ("#### $1,018.", None, "1018"),
+        ("#### 1,018.\nQuestion", "1018", "1018"),
+        ("so she makes $1,018.", None, "1018"),
+        ("from -3 to 4 apples", None, "4"),
+        ("nothing", None, None),
+    ],
+)
+def test_numbers_are_found_as_lm_evals_filters_find_them(text: str, strict: str | None, flexible: str | None) -> None:
+    assert (marked(text), last(text)) == (strict, flexible)
+
+
+def test_a_problem_is_graded_by_its_number() -> None:
+    question = problem(RECORDS["gsm8k"])
+    assert question.request.prompt == "Question: How much?\nAnswer:"
+    assert question.solved == f"Question: How much?\nAnswer: {RECORDS['gsm8k']['answer']}"
+    assert [score.value for score in question.grade("I say 1018").values()] == [0, 1]
+    with pytest.raises(ValueError, match="####"):
+        problem({"question": "a", "answer": "5"})
+
+
+def test_answers_are_compared_plainly() -> None:
+    question = answered(RECORDS["answers"])
+    assert [score.value for score in question.grade(" the ONION!\nQuestion: more").values()] == [1, 1]
+    assert [score.value for score in question.grade("Bulb onion, I think").values()] == [0, 1]
+    assert [score.value for score in question.grade("Onionskin").values()] == [0, 0]
+
+
+def test_functions_are_run_with_their_tests() -> None:
+    grade = function(RECORDS["humaneval"]).grade
+    assert grade("    return x + 1\n")["pass@1"].value == 1
+    assert grade("    return x\n")["pass@1"].value == 0
+
+
+def test_a_chat_models_function_stands_in_a_fence() -> None:
+    record = RECORDS["humaneval"] | {"prompt": "import math\n\ndef f(x):\n"}
+    whole = program(record, "Sure:\n```python\ndef f(x):\n    return math.floor(x) + 1\n```\nDone.")
+    assert whole.startswith("import math\n\ndef f(x):\n    return math.floor(x) + 1\n\n\ndef check") and whole.count("def f") == 1
