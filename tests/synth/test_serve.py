@@ -16,9 +16,7 @@ STEPS = [
 
 def test_rows_made_by_our_own_server_keep_to_their_schema(tmp_path: Path) -> None:
     with running(served()) as server:
-        sampling = {"max_tokens": 40, "temperature": 1.0}
+        sampling = {"max_tokens": 80, "temperature": 1.0}
         recipe = bound(f"{server.url}/v1", STEPS, model="small", schemas=True, timeout=60.0, sampling=sampling)
         tallies, rows = asyncio.run(run(recipe, tmp_path / "s.sqlite"))
-        _, same = asyncio.run(run(recipe, tmp_path / "other.sqlite"))
     assert len(rows) == 1 and {row["kind"] for row in rows} <= {"question", "task"} and not any(tally.failed for tally in tallies.values())
-    assert same == rows  # each attempt has its own seed, which follows from the call
