@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 from tests.serve.server.running import running, served
 from tests.synth.recipes import bound, run
 
@@ -14,6 +15,7 @@ STEPS = [
 ]
 
 
+@pytest.mark.soak
 def test_rows_made_by_our_own_server_keep_to_their_schema(tmp_path: Path) -> None:
     with running(served()) as server:
         sampling = {"max_tokens": 80, "temperature": 1.0}
