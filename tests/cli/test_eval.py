@@ -69,7 +69,7 @@ def test_tasks_are_scored_kept_and_compared(tmp_path: Path, capsys: pytest.Captu
     words += ["--against", str(two), "--cache", str(tmp_path / "kept.sqlite")]
     assert main([*words, "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
-    assert [row["task"] for row in first["tasks"]] == ["words", "recall"]
+    assert [row["task"] for row in first["tasks"]] == [f"{tmp_path.name}/words", "recall"]
     assert {"mean", "low", "high", "p", "test"} <= first["tasks"][0]["difference"]["accuracy"].keys()
     assert list(first["tasks"][1]["cells"]) == ["16", "32"] and first["notes"] == []
     assert main([*words, "--report", str(tmp_path / "page.html")]) == 0

@@ -56,12 +56,12 @@ def test_shares_count_whole_words() -> None:
 
 
 def test_a_grid_has_a_cell_for_each_length_and_depth() -> None:
-    task = ProbeTask("passkey", (600, 900), (0.0, 1.0), 2)
+    task = ProbeTask("passkey", (400, 500), (0.0, 1.0), 2)
     result = measure(task, small_subject())
     assert len(result.items) == len(task) == 8
-    assert list(result.cells) == ["600 0.00", "600 1.00", "900 0.00", "900 1.00"]
+    assert list(result.cells) == ["400 0.00", "400 1.00", "500 0.00", "500 1.00"]
     assert all(cell.count == 2 for cell in result.cells.values())
-    assert len(ProbeTask("variables", (600, 900), (0.0, 1.0), 2)) == 4
+    assert len(ProbeTask("variables", (400, 500), (0.0, 1.0), 2)) == 4
 
 
 def test_a_length_that_is_too_short_is_a_sentence() -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.models.random_models import random_config, random_model
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
 
 from amaru.data.corpus import Document
 from amaru.data.loader import TrainingBatch, in_order
@@ -75,6 +77,27 @@ def test_bytes_of_tokens_are_those_of_the_text(tokenizer: Tokenizer) -> None:
     assert lengths is not None and lengths[tokenizer.eos_id] == 0
     for text in TEXTS:
         assert int(lengths[tokenizer.encode(text)].sum()) == len(text.encode())
+
+
+def test_pieces_of_sentencepiece_spell_bytes_too() -> None:
+    """Pieces with `▁` for a space, single bytes where no piece fits; the space before the text is one byte more."""
+    bytes_alone = [f"<0x{value:02X}>" for value in range(256)]
+    pieces = ["<unk>", "</s>", *bytes_alone, "▁", "▁one", "▁añ", "ade", *"aden"]
+    model_of = models.BPE({piece: index for index, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True)
+    backend = Backend(model_of)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    backend.add_special_tokens(["</s>"])
+    lengths = token_bytes(Tokenizer.of(backend, {}))
+    assert lengths is not None
+    assert lengths[[1, pieces.index("▁añ"), pieces.index("<0xE6>"), pieces.index("▁one")]].tolist() == [0, 4, 1, 4]
+    text = "a dé 漢 n"
+    assert int(lengths[backend.encode(text).ids].sum()) == len(f" {text}".encode())
+
+
+def test_a_vocabulary_of_another_kind_has_no_bytes() -> None:
+    backend = Backend(models.WordLevel({"one": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    assert token_bytes(Tokenizer.of(backend, {})) is None
 
 
 def test_a_uniform_model_knows_nothing(tokenizer: Tokenizer, rows: PackedRows) -> None:

@@ -14,7 +14,7 @@ from amaru.errors import ArtifactError, ConfigError, DataError
 from amaru.eval import compare, measure, open_task
 from amaru.eval.estimate import Score
 from amaru.eval.store import Store
-from amaru.eval.subject import Request, Subject
+from amaru.eval.subject import Request, Subject, chat_of
 from amaru.eval.task import Judged
 from amaru.serve import Settings, generate
 from amaru.serve.sampler import GREEDY
@@ -33,7 +33,7 @@ def test_choices_are_scored_by_the_models_likelihoods(tmp_path: Path) -> None:
     subject = small_subject()
     task = open_task(write(tmp_path / "numbers.jsonl", *choices(7)))
     result = measure(task, subject)
-    assert (task.name, task.metrics[0], sorted(result.items)) == ("numbers", "accuracy", list(range(7)))
+    assert (task.name, task.metrics[0], sorted(result.items)) == (f"{tmp_path.name}/numbers", "accuracy", list(range(7)))
     for number, record in enumerate(choices(7)):
         endings = [subject.ending(f"{record['query']}\nAnswer:", f" {choice}") for choice in record["choices"]]  # type: ignore[attr-defined]
         sums = {index: float(found.logprobs.sum()) for index, found in subject.likelihoods(endings)}
@@ -48,6 +48,20 @@ def test_answers_are_those_of_greedy_decoding_one_at_a_time() -> None:
         settings = Settings(max_tokens=request.max_tokens, stop=(subject.tokenizer.eos_id,), sampling=GREEDY)
         ids = subject.tokenizer.encode(request.prompt)
         assert found[index] == generate(subject.decoder, [ids], settings, tokenizer=subject.tokenizer)[0].text
+
+
+def test_a_chat_model_is_asked_by_its_template_and_ends_its_turn_itself() -> None:
+    plain = small_subject()
+    source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    with pytest.raises(ConfigError, match="no chat template"):
+        chat_of(plain.tokenizer)
+    chat = replace(plain, chat=chat_of(plain.tokenizer.with_chat(source, "<|endoftext|>")))
+    ids = chat.prompt("hello")
+    assert plain.tokenizer.decode(ids) == "user: hello\nassistant:" and chat.identity != plain.identity
+    whole = dict(chat.answers([Request("hello", 12)]))[0]
+    assert dict(chat.answers([Request("hello", 12, stop=(whole[3:5],))]))[0] == whole
+    answer = dict(plain.answers([Request("hello", 12)]))[0]
+    assert dict(plain.answers([Request("hello", 12, stop=(answer[3:5],))]))[0] == answer[: answer.index(answer[3:5])]
 
 
 def test_examples_stand_before_each_item_and_are_not_asked(tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def estimate(scores: Sequence[Score]) -> Estimate:
         return Estimate(mean, float("nan"), float("nan"), len(values))
     spread = np.square(weights * (values - mean)).sum() * len(values) / (len(values) - 1)
     half = Z * float(np.sqrt(spread) / weights.sum())
-    return Estimate(mean, mean - half, mean + half, len(values))
+    low = max(mean - half, 0.0) if values.min() >= 0 else mean - half  # an interval keeps to the range that all scores keep to
+    high = min(mean + half, 1.0) if values.max() <= 1 else mean + half
+    return Estimate(mean, low, high, len(values))
 
 
 def difference(first: Sequence[Score], second: Sequence[Score], seed: int = 0) -> Difference:

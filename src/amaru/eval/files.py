@@ -84,7 +84,8 @@ def open_task(path: str | Path, layout: str | None = None, shots: int = 0, examp
     asked = records[shots:] if examples is None else records
     origin = fingerprint_bytes(name, *(json.dumps(record, sort_keys=True) for _, record in asked))
     items = tuple(_item(chosen, name, source, record) for source, record in asked)
-    return FileTask(path.stem, chosen, items, "".join(_solved(chosen, name, *each) for each in solved), origin)
+    before = "".join(_solved(chosen, name, *each) for each in solved)
+    return FileTask(f"{path.absolute().parent.name}/{path.stem}", chosen, items, before, origin)
 
 
 def _records(path: Path) -> list[tuple[str, dict[str, Any]]]:
