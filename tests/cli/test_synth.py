@@ -94,10 +94,10 @@ def test_a_graph_names_every_step(tmp_path, capsys):
 
 def test_a_recipe_that_is_not_there_is_told_with_those_that_are(capsys):
     code, _, err = synth(capsys, "plan", "topics")
-    assert code == 2 and "There is: closed_questions, open_questions, problems, python_problems, writing" in err
+    assert code == 2 and "There is: closed_questions, open_questions, preferences, problems, python_problems, writing" in err
 
 
-@pytest.mark.parametrize("name", ["closed_questions", "open_questions", "problems", "python_problems", "writing"])
+@pytest.mark.parametrize("name", ["closed_questions", "open_questions", "preferences", "problems", "python_problems", "writing"])
 def test_our_recipes_fit_our_prompts(name, capsys):
     code, plan, _ = synth(capsys, "plan", name)
     assert code == 0 and plan["total"]["calls"] > 0

@@ -188,3 +188,34 @@ def test_each_row_knows_the_rows_and_calls_that_it_came_from(tmp_path):
 def test_a_recipe_that_cannot_work_is_refused_before_anything_is_asked(steps, words):
     with pytest.raises(ConfigError, match=words.replace(".", r"\.")):
         bound("http://127.0.0.1:1/v1", steps)
+
+
+def test_an_expression_that_a_row_cannot_answer_fails_that_row_only(tmp_path):
+    steps = [
+        {"name": "seeds", "kind": "seeds", "rows": [{"n": 2}, {"m": 1}, {"n": "two"}]},
+        {"name": "few", "kind": "filter", "where": "n"},
+        {"name": "more", "kind": "columns", "compute": {"twice": "n | map('upper') if n == 'two' else 2 * n"}},
+    ]
+    tallies, rows = asyncio.run(run(bound("http://127.0.0.1:1/v1", steps), tmp_path / "s.sqlite"))
+    assert [(row["n"], row["twice"]) for row in rows] == [(2, 4)]
+    assert "'n' cannot be computed" in next(iter(tallies["few"].failed)) and len(tallies["more"].failed) == 1
+
+
+def test_pairs_are_the_best_and_the_worst_answer_of_each_prompt(tmp_path):
+    scores = {"a": [1, 4, 2], "b": [3, 3], "c": [0, 5], "d": [2.0, 2.4]}
+    rows = [{"q": prompt, "text": f"{prompt}{n}", "score": score} for prompt, some in scores.items() for n, score in enumerate(some)]
+    steps = [
+        {"name": "seeds", "kind": "seeds", "rows": [*rows, {"q": "e", "text": "no score"}, {"q": "a", "text": "a3", "score": "5"}]},
+        {"name": "halves", "kind": "columns", "compute": {"half": "0.5 * score"}},
+        {"name": "pairs", "kind": "pairs", "prompt": "q", "answer": "text", "score": "half", "least_gap": 0.25},
+    ]
+    recipe = bound("http://127.0.0.1:1/v1", steps)
+    tallies, found = asyncio.run(run(recipe, tmp_path / "s.sqlite"))
+    assert [{name: value for name, value in row.items() if name != "id"} for row in found] == [
+        {"prompt": "a", "chosen_response": "a1", "rejected_response": "a0", "chosen_reward": 2.0, "rejected_reward": 0.5},
+        {"prompt": "c", "chosen_response": "c1", "rejected_response": "c0", "chosen_reward": 2.5, "rejected_reward": 0.0},
+    ]
+    assert tallies["pairs"].dropped == {"answers too close to each other": 4}
+    assert sorted(tallies["halves"].failed.values()) == [1, 1]  # a row without a score, and one whose score is text
+    with Store(tmp_path / "s.sqlite") as store:
+        assert [origin["step"] for origin in trace(store, found[0]["id"])] == ["pairs", "halves", "seeds"]

@@ -14,7 +14,7 @@ from amaru.synth.call import Answer, Call
 from amaru.synth.client import Client
 from amaru.synth.recipe import Bound
 from amaru.synth.schema import list_schema
-from amaru.synth.steps import Asking, Columns, Fields, Filter, Listed, Python, Seeds, Text, Unique
+from amaru.synth.steps import Asking, Columns, Fields, Filter, Listed, Python, Seeds, Text
 from amaru.synth.store import Made
 from amaru.synth.structured import read_list, read_object, whole_text
 
@@ -64,7 +64,7 @@ class Maker:
             case Columns():
                 found = [(self._columns(number, step, row), ())]
             case Filter():
-                if not self.bound.filters[number].true(row.columns):
+                if not self.bound.filters[number].value(row.columns):
                     raise Dropped(f"not: {step.where}")
                 found = [(row.columns, ())]
             case Python():
@@ -104,6 +104,7 @@ class Maker:
             for name, among in step.choose.items()
         }
         columns = {**row.columns, **chosen}
+        columns |= {name: expression.value(columns) for name, expression in self.bound.computed[number].items()}
         return columns | {name: template.render(columns) for name, template in self.bound.templates[number].items()}
 
     async def _function(self, number: int, step: Python, row: Row) -> Iterable[dict[str, Any]]:
@@ -137,14 +138,6 @@ def seeds(bound: Bound, number: int) -> list[Made]:
 
 def placed(number: int, parent: Row, made: Iterable[Made]) -> list[Row]:
     return [Row((*parent.place, number, index), each.key, each.columns) for index, each in enumerate(made)]
-
-
-def first_of_each(step: Unique, rows: Iterable[Row]) -> list[Row]:
-    """The first row of each text in the column, in the order of the recipe."""
-    first: dict[str, Row] = {}
-    for row in sorted(rows, key=lambda row: row.place):
-        first.setdefault(" ".join(str(row.columns.get(step.column)).casefold().split()), row)
-    return list(first.values())
 
 
 def _read(bound: Bound, file: str) -> list[dict[str, Any]]:

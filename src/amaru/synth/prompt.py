@@ -1,5 +1,6 @@
 """Prompts: jinja templates with a version, which is a hash of their text. Ours lie in `prompts/`; a recipe may bring its own."""
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -69,7 +70,7 @@ def our_prompts() -> dict[str, Prompt]:
 
 
 class Expression:
-    """`Expression("level == 'beginner' and question | length > 20").true({"level": ..., "question": ...})`."""
+    """`Expression("level == 'beginner' and question | length > 20").value({"level": ..., "question": ...})`."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -78,8 +79,11 @@ class Expression:
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"'{text}' is no jinja expression: {error.message}.") from None
 
-    def true(self, columns: Mapping[str, Any]) -> bool:
+    def value(self, columns: Mapping[str, Any]) -> Any:
+        """Raises `ConfigError` where a row does not have the columns, or they are of other kinds."""
         try:
-            return bool(self._of(**columns))
+            value = self._of(**columns)
+            json.dumps(value)  # an undefined name, or what jinja makes on the way, is no value
+            return value
         except (jinja2.TemplateError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise ConfigError(f"'{self.text}' cannot be decided: {error}; the row has {', '.join(columns)}.") from None
+            raise ConfigError(f"'{self.text}' cannot be computed: {error}; the row has {', '.join(columns)}.") from None

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from amaru.synth.making import START, Row, first_of_each, placed, seeds
+from amaru.synth.gathering import gather
+from amaru.synth.making import START, Row, placed, seeds
 from amaru.synth.recipe import Bound
-from amaru.synth.steps import Seeds, Unique
+from amaru.synth.steps import Pairs, Seeds, Unique
 from amaru.synth.store import FAILED, Store
 
 
@@ -27,8 +28,8 @@ def read_rows(bound: Bound, store: Store) -> list[Finished]:
         taken = sorted(before, key=lambda row: row.place) if bound.recipe.before(number) else [START]
         if isinstance(step, Seeds):
             found.append(Finished(placed(number, START, seeds(bound, number))))
-        elif isinstance(step, Unique):
-            found.append(Finished(first_of_each(step, taken)))
+        elif isinstance(step, Unique | Pairs):
+            found.append(Finished([row for _, row in gather(bound, number, taken).rows]))
         else:
             found.append(_finished(bound, number, taken, store))
     return found

@@ -9,7 +9,7 @@ from amaru.errors import ConfigError
 from amaru.synth.budget import Budget
 from amaru.synth.endpoint import Endpoint, Sampling
 from amaru.synth.prompt import Expression, Prompt, find_prompt
-from amaru.synth.steps import Asking, Columns, Fields, Filter, Joined, Listed, Python, Step, Text, Unique
+from amaru.synth.steps import Asking, Columns, Fields, Filter, Joined, Listed, Pairs, Python, Step, Text, Unique
 
 GIVEN = {"count"}  # what a prompt is given besides the columns
 
@@ -88,6 +88,11 @@ class Bound:
             for number, step in enumerate(recipe.steps)
             if isinstance(step, Columns)
         }
+        self.computed = {
+            number: {name: Expression(text) for name, text in step.compute.items()}
+            for number, step in enumerate(recipe.steps)
+            if isinstance(step, Columns)
+        }
         self.filters = {number: Expression(step.where) for number, step in enumerate(recipe.steps) if isinstance(step, Filter)}
         self.functions = {number: step.load(directory) for number, step in enumerate(recipe.steps) if isinstance(step, Python)}
         self._check_columns()
@@ -138,7 +143,9 @@ def _columns(step: Step, has: set[str] | None) -> set[str] | None:
         case Fields():
             return None if has is None else has | set(step.schema.get("required", ()))
         case Columns():
-            return None if has is None else has | step.set.keys() | step.choose.keys()
+            return None if has is None else has | step.set.keys() | step.compute.keys() | step.choose.keys()
+        case Pairs():
+            return {"prompt", "chosen_response", "rejected_response", "chosen_reward", "rejected_reward"}
         case Python():
             return None
         case _ if step.kind == "seeds":

@@ -10,12 +10,14 @@ from typing import Any
 
 from amaru.errors import ConfigError
 from amaru.synth.client import Client, Failed
-from amaru.synth.making import START, Dropped, Maker, Row, first_of_each, placed, seeds
+from amaru.synth.gathering import gather
+from amaru.synth.making import START, Dropped, Maker, Row, placed, seeds
 from amaru.synth.recipe import Bound
-from amaru.synth.steps import Asking, Seeds, Unique
+from amaru.synth.steps import Asking, Pairs, Seeds, Unique
 from amaru.synth.store import DROPPED, FAILED, Made, Store
 
 WITHOUT_MODEL = 32  # units at once of steps that ask nobody
+TOGETHER = 1000  # rows written at once by steps that look at all of them
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Running:
         self.tallies = {step.name: Tally() for step in self.steps}
         self.started = time.monotonic()
         self._lanes: dict[Any, asyncio.PriorityQueue[tuple[int, tuple[int, ...], int, int, Row]]] = {}
-        self._gathered: dict[int, list[Row]] = {number: [] for number, step in enumerate(self.steps) if isinstance(step, Unique)}
+        self._gathered: dict[int, list[Row]] = {number: [] for number, step in enumerate(self.steps) if isinstance(step, Unique | Pairs)}
         self._tickets = count()
         self._waiting = self._busy = 0
         self._still = asyncio.Event()
@@ -68,7 +70,7 @@ class Running:
             await self._until_still()
             for number in sorted(self._gathered):
                 if self._error is None:
-                    self._pass_on(number, self._unique(number))
+                    self._pass_on(number, await self._gather(number))
                     await self._until_still()
         finally:
             for worker in workers:
@@ -167,11 +169,15 @@ class Running:
         await self.store.finish(unit, name, row.key, made)
         return tuple(made)
 
-    def _unique(self, number: int) -> list[Row]:
-        step, gathered = self.steps[number], self._gathered[number]
-        assert isinstance(step, Unique)
-        kept, tally = first_of_each(step, gathered), self.tallies[step.name]
-        tally.done += len(gathered)
-        tally.made += len(kept)
-        tally.dropped["equal to one before"] += len(gathered) - len(kept)
-        return kept
+    async def _gather(self, number: int) -> list[Row]:
+        """What a step that looks at all its rows makes of them; their origin is kept, so that each can be traced."""
+        name, taken = self.steps[number].name, self._gathered[number]
+        gathered, tally = gather(self.bound, number, taken), self.tallies[name]
+        tally.done += len(taken)
+        tally.made += len(gathered.rows)
+        tally.dropped += gathered.dropped
+        for first in range(0, len(gathered.rows), TOGETHER):
+            some = gathered.rows[first : first + TOGETHER]
+            units = ((self.bound.unit(number, parent), parent, [Made(row.key, row.columns)]) for parent, row in some)
+            await asyncio.gather(*(self.store.finish(unit, name, parent, made) for unit, parent, made in units))
+        return [row for _, row in gathered.rows]

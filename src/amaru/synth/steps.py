@@ -73,15 +73,18 @@ class Fields(Asking):
 
 
 class Columns(Joined):
-    """Columns without a model: `set` by jinja from the others, `choose` at random, by the recipe's seed and the row."""
+    """Columns without a model: `choose` at random (by the recipe's seed and the row), then `compute` by a jinja expression, whose value
+    may be a number, then `set` to a text by a jinja template.
+    """
 
     kind: Literal["columns"]
     set: dict[str, str] = Field(default_factory=dict)
+    compute: dict[str, str] = Field(default_factory=dict)
     choose: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
 
     def check(self) -> None:
-        if not (self.set or self.choose) or any(not among for among in self.choose.values()):
-            raise ConfigError(f"Step {self.name} has columns to set, or columns to choose from at least one value.")
+        if not (self.set or self.compute or self.choose) or any(not among for among in self.choose.values()):
+            raise ConfigError(f"Step {self.name} has columns to set or compute, or to choose from at least one value.")
 
 
 class Filter(Joined):
@@ -99,6 +102,18 @@ class Unique(Joined):
 
     kind: Literal["unique"]
     column: str = Field(pattern=NAME)
+
+
+class Pairs(Joined):
+    """Of each prompt the best and the worst answer by a score, as columns prompt, chosen_response, rejected_response, chosen_reward and
+    rejected_reward. A prompt whose answers are all as good as each other, or closer than `least_gap`, makes no pair.
+    """
+
+    kind: Literal["pairs"]
+    prompt: str = Field(default="prompt", pattern=NAME)
+    answer: str = Field(default="answer", pattern=NAME)
+    score: str = Field(default="score", pattern=NAME)
+    least_gap: float = Field(default=0.0, ge=0)
 
 
 class Python(Joined):
@@ -126,4 +141,4 @@ class Python(Joined):
             raise ConfigError(f"Step {self.name} has no function {self.function}: {error}.") from None
 
 
-Step = Annotated[Seeds | Text | Listed | Fields | Columns | Filter | Unique | Python, Field(discriminator="kind")]
+Step = Annotated[Seeds | Text | Listed | Fields | Columns | Filter | Unique | Pairs | Python, Field(discriminator="kind")]
