@@ -55,6 +55,7 @@ def test_plan_preview_run_and_export(tmp_path, capsys):
         assert (code, plan["total"]["calls"], server.requests) == (0, 45, 0)
         code, told, _ = synth(capsys, "run", file, "--out", out, "--preview", "2")
         assert (code, len(told["preview"]), server.requests) == (0, 2, 7)
+        assert told["next"] == f"amaru synth run {file} --out {out}"
         code, measured, _ = synth(capsys, "plan", file, "--out", out)
         assert measured["total"]["money"] < plan["total"]["money"]
         code, told, _ = synth(capsys, "run", file, "--out", out)

@@ -1,5 +1,6 @@
 """`amaru synth`: data made by models over HTTP, from a recipe."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +31,9 @@ def run(
         result = session.run(bound, out, preview, live.update)
     if preview:
         result["preview"] = _rows(bound, out)[:preview]
-    result["next"] = f"amaru synth {'run' if preview else 'export'} {recipe} --out {out}{'' if preview else ' --to data.jsonl'}"
+    words = ["amaru", "synth", "run" if preview else "export", str(recipe), "--out", str(out)]
+    words += [word for setting in set_ or () for word in ("--set", setting)]
+    result["next"] = shlex.join(words if preview else [*words, "--to", "data.jsonl"])
     emit(result, json=json, people=_print_run)
     if failed := sum(sum(step["failed"].values()) for step in result["steps"].values()):
         raise Finding(f"{failed:,} rows failed, for the reasons above; the same command tries them again.")
