@@ -10,7 +10,7 @@ from tests.models.random_models import FAMILIES, random_ids, random_model, rando
 
 from amaru.axes import keep
 from amaru.compress import Cut
-from amaru.compress.surgery import cut_reader
+from amaru.compress.surgery import Surgery
 from amaru.errors import ConfigError
 from amaru.models import Decoder, DecoderConfig
 from amaru.models.checkpoint import Checkpoint, assemble, save, write
@@ -94,7 +94,7 @@ def test_cutting_the_padding_off_gives_the_model_back(decoder: Decoder, source: 
         for index, layer in enumerate(CONFIG.layers)
         for wide in [uniform.config.layers[index].axes()]
     }
-    read = cut_reader(uniform.config, Cut(tuple(range(len(CONFIG.layers))), within=within), uniform.read)
+    read = Surgery(uniform.config, Cut(tuple(range(len(CONFIG.layers))), within=within)).reader(uniform.read)
     scaled = {name for name, weight in decoder.named_parameters() if not torch.equal(read(name), weight)}
     assert scaled == {"layers.2.mixer.q_proj.weight"} | {f"layers.{layer}.mixer.norm.weight" for layer in (0, 3, 6)}
     for name in scaled:
