@@ -36,6 +36,7 @@ def command(
     exact: Annotated[bool, typer.Option("--exact", help="The same bits for a request whatever runs beside it (slower).")] = False,
     max_body: Annotated[str | None, typer.Option(help="The largest request, like 8MiB.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that one request may take.")] = None,
+    patience: Annotated[float | None, typer.Option(help="Seconds for a request to arrive, and for a reader to take anything.")] = None,
     drain: Annotated[float | None, typer.Option(help="Seconds after SIGTERM until running answers are cancelled.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting of the engines, like --set chunk_tokens=1024.")
@@ -65,7 +66,8 @@ def command(
     engine |= {"kv": kv_dtype}
     engine |= {"memory": memory and parse_bytes(memory), "prefix_bytes": prefix_memory and _bytes_or_none(prefix_memory)}
     config = build(EngineConfig, _given(engine), settings or [])
-    limits = build(Limits, _given({"body_bytes": max_body and parse_bytes(max_body), "seconds": timeout, "drain_seconds": drain}))
+    seconds = {"seconds": timeout, "patience": patience, "drain_seconds": drain}
+    limits = build(Limits, _given({"body_bytes": max_body and parse_bytes(max_body)} | seconds))
     key = read_key(api_key_file)
     check_address(host, key, insecure)  # before minutes of loading
 

@@ -81,6 +81,9 @@ async def one_request(http: httpx.AsyncClient, prompt: str, expected: str, leave
             tally.refused += 1
             await asyncio.sleep(float(response.headers["retry-after"]))
             return
+        if response.status_code != 200:
+            tally.wrong.append(f"{response.status_code}: {await response.aread()!r}")
+            return
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
                 continue
@@ -110,7 +113,7 @@ def test_a_crowd_of_which_some_hang_up_leaks_nothing_and_mixes_nothing(tmp_path:
     checkpoint = small_checkpoint(tmp_path / "small")
     tokenizer = Tokenizer.load(checkpoint)
     texts = clear_prompts(load(checkpoint), tokenizer, 12)
-    with server_process(str(checkpoint)) as (running, ready):
+    with server_process(str(checkpoint), "--patience", "3600", "--timeout", "3600") as (running, ready):  # of a machine that stands still
         url = ready["address"]
         tally, memory = asyncio.run(crowd(url, psutil.Process(running.pid), texts))
         time.sleep(1)
