@@ -26,7 +26,8 @@ def test_json_tells_the_machine_as_it_is(capsys):
     assert [tuple(row.values()) for row in facts["ops"]] == [tuple(row) for row in amaru.ops.explain()]
 
 
-def test_people_see_every_row(capsys):
+def test_people_see_every_row(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # as in a pipe, where nothing is wrapped
     assert main(["env"]) == 0
     out = capsys.readouterr().out
     assert torch.__version__ in out
