@@ -26,7 +26,7 @@ FIVE_STEPS = [
 
 
 def bound(url, steps=FIVE_STEPS, budget=None, directory=".", **model):
-    writer = {"url": url, "model": "m", "timeout": 0.3, "concurrency": 16, "attempts": 20, **model}
+    writer = {"url": url, "model": "m", "timeout": 60.0, "concurrency": 16, "attempts": 20, **model}
     return Bound(build(SynthRecipe, {"models": {"writer": writer}, "steps": steps, "budget": budget or {}}), Path(directory))
 
 
