@@ -52,6 +52,7 @@ def command(
     from amaru.config import build
     from amaru.config.units import parse_bytes
     from amaru.errors import BackendError, ConfigError
+    from amaru.ops.heap import keep_freed_memory
     from amaru.serve.config import EngineConfig
 
     try:
@@ -78,6 +79,7 @@ def command(
     named, adapters = [_named(word) for word in checkpoint], dict(_named(word) for word in adapter or [])
     if len(adapters) < len(adapter or []) or (adapters and (len(named) > 1 or tensor_parallel)):
         raise ConfigError("Adapters have different names, and belong to one model that is served by one process.")
+    keep_freed_memory()  # a prompt's pass asks for the same megabytes again and again; `amaru bench infer` measures with it
     models: list[Served] = []
     with together(context, tensor_parallel) as world:
         if world.size > 1:

@@ -17,7 +17,6 @@ from amaru.data.tokenizer import Tokenizer
 from amaru.errors import BusyError, ConfigError
 from amaru.models.decoder import Decoder
 from amaru.ops.exactness import exact, is_exact
-from amaru.ops.heap import keep_freed_memory
 from amaru.ops.paged_attention import NARROW
 from amaru.serve.adapted import names_of
 from amaru.serve.budget import room_for
@@ -53,7 +52,6 @@ class Engine:
 
         Raises `BackendError` when exactness is asked for and something on this machine cannot give it.
         """
-        keep_freed_memory()  # a prompt's pass asks for the same megabytes again and again; `amaru bench infer` measures with it
         self.decoder = decoder
         if config.kv == "fp8":
             decoder.narrow_kv = NARROW
