@@ -1,14 +1,12 @@
 """Controlled pairs of BF16 and FP8: the same text, weights and batches, so that only the arithmetic of the projections differs."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from scipy.stats import t as student
 
 from amaru.config import Config, from_dict
 from amaru.config.records import read_lines, read_record
@@ -23,6 +21,7 @@ from amaru.recipes.compare import BATCH_ROWS, for_arithmetic
 from amaru.recipes.fit import fit
 from amaru.recipes.fp8 import training_in
 from amaru.recipes.learning import Learning
+from amaru.recipes.reproduce.intervals import interval
 from amaru.recipes.run import Run
 from amaru.recipes.shape import Shape
 from amaru.recipes.text import PYTHON, Text, TextRecipe
@@ -169,16 +168,16 @@ def judge(directory: Path) -> dict[str, Any]:
     records = {cell: read_record(path) for cell in wanted if (path := directory / f"cell-{cell.name}.json").exists()}
     pairs = [_pair(records, cell) for cell in records if cell.arithmetic == "fp8" and cell._replace(arithmetic="bf16") in records]
     small = [pair["gap"] for pair in pairs if pair["size"] == "small"]
-    interval = _interval(small)
+    bounds = interval(small)
     controls = [pair["control_gap"] for pair in pairs if pair["size"] == "small" and pair["control_gap"] is not None]
-    verdict = _verdict(interval, recipe.aim)
+    verdict = _verdict(bounds, recipe.aim)
     return {
         "verdict": verdict,
-        "sentence": _sentence(verdict, interval, small, pairs, recipe.aim) + _beside(controls),
+        "sentence": _sentence(verdict, bounds, small, pairs, recipe.aim) + _beside(controls),
         "aim": recipe.aim,
         "gap": mean(small) if small else None,
-        "interval": interval,
-        "controls": {"gap": mean(controls) if controls else None, "interval": _interval(controls)},
+        "interval": bounds,
+        "controls": {"gap": mean(controls) if controls else None, "interval": interval(controls)},
         "pairs": pairs,
         "missing": [cell.name for cell in wanted if cell not in records],
     }
@@ -210,27 +209,19 @@ def _curve(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[list[float]
     return [[tokens, loss / base - 1] for (tokens, loss), (_, base) in points]
 
 
-def _interval(gaps: Sequence[float]) -> list[float] | None:
-    """95 % of the mean over seeds (Student's t); None of fewer than two."""
-    if len(gaps) < 2:
-        return None
-    half = float(student.ppf(0.975, len(gaps) - 1)) * stdev(gaps) / sqrt(len(gaps))
-    return [mean(gaps) - half, mean(gaps) + half]
-
-
-def _verdict(interval: Sequence[float] | None, aim: float) -> str:
-    if interval is None:
+def _verdict(bounds: Sequence[float] | None, aim: float) -> str:
+    if bounds is None:
         return "unfinished"
-    low, high = interval
+    low, high = bounds
     if -aim <= low and high <= aim:
         return "holds"
     return "does not hold" if low > aim or high < -aim else "undecided"
 
 
-def _sentence(verdict: str, interval: Sequence[float] | None, gaps: Sequence[float], pairs: Sequence[Mapping[str, Any]], aim: float) -> str:
-    if interval is None:
+def _sentence(verdict: str, bounds: Sequence[float] | None, gaps: Sequence[float], pairs: Sequence[Mapping[str, Any]], aim: float) -> str:
+    if bounds is None:
         return f"Unfinished: {len(gaps)} of the small pairs are there, and an interval needs two."
-    low, high = interval
+    low, high = bounds
     large = [f"{pair['gap']:+.3%} at {pair['parameters'] / 1e6:.1f} M parameters" for pair in pairs if pair["size"] == "large"]
     said = {
         "holds": f"lies within {aim:.1%}",
@@ -245,7 +236,7 @@ def _sentence(verdict: str, interval: Sequence[float] | None, gaps: Sequence[flo
 
 def _beside(controls: Sequence[float]) -> str:
     """How far chance alone carries two runs apart, where there are controls enough to tell."""
-    if (interval := _interval(controls)) is None:
+    if (bounds := interval(controls)) is None:
         return ""
-    low, high = interval
+    low, high = bounds
     return f" BF16 beside itself, its first weights rounded once, comes to {mean(controls):+.3%} ({low:+.3%} to {high:+.3%})."
