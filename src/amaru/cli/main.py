@@ -179,7 +179,7 @@ def _usage_sentence(verb: str, command: Any, words: list[str], error: typer.Type
     known = [name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts) if name.startswith("-")]
     if flag and flag not in known:
         return f"{verb} has no flag '{flag}'.{closest(flag, known)} `amaru {verb} --help` lists them."
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
     found = _value_of(getattr(getattr(error, "param", None), "opts", ()), words)
     return f"{verb}: {message[0].lower()}{message[1:]}{f'; got {found!r}' if found else ''}. `amaru {verb} --help` tells more."
 
