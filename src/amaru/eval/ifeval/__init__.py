@@ -1,1 +1,1 @@
-"""IFEval (Zhou et al. 2023): instructions whose following a program can check. Each checker in our own words; texts in, booleans out."""
+"""IFEval (Zhou et al. 2023) as a task: reading its records and scoring answers; the checkers are those of `amaru.instructions`."""

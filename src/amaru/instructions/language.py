@@ -7,7 +7,7 @@ their neighbours; a text that gives no evidence is None, which IFEval counts as 
 import unicodedata
 from collections import Counter
 
-from amaru.eval.ifeval.text import words
+from amaru.instructions.text import words
 
 ALONE = {  # scripts that one language is nearly always meant by
     "BENGALI": "bn",

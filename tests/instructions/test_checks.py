@@ -5,8 +5,7 @@ import inspect
 import pytest
 
 from amaru.errors import DataError
-from amaru.eval.ifeval.checks import CHECKS
-from amaru.eval.ifeval.scoring import check_of, graded
+from amaru.instructions import CHECKS, check_of
 
 CASES = {
     "keywords:existence": [
@@ -111,18 +110,6 @@ def test_those_that_follow_pass_and_the_others_do_not(name: str) -> None:
         check = check_of(name, arguments)
         assert [text for text in following if not check(text)] == []
         assert [text for text in failing if check(text)] == []
-
-
-def test_accuracy_is_per_prompt_and_per_instruction_strictly_and_loosely() -> None:
-    checks = [check_of("punctuation:no_comma", {}), check_of("startend:quotation", {}), check_of("detectable_format:title", {})]
-    scores = graded('Sure, here it is:\n"<<A day>> *well*"', checks)
-    assert {name: tuple(score) for name, score in scores.items()} == {
-        "prompt strict": (0, 1),
-        "instruction strict": (1 / 3, 3),
-        "prompt loose": (1, 1),  # each instruction is followed when the first line is gone
-        "instruction loose": (1, 3),
-    }
-    assert graded(" \n", checks[:1])["prompt strict"].value == 0  # an empty answer follows nothing
 
 
 def test_arguments_of_the_hub_have_every_name_and_none_for_most() -> None:

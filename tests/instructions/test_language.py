@@ -2,7 +2,7 @@
 
 import pytest
 
-from amaru.eval.ifeval.language import language
+from amaru.instructions.language import language
 
 SENTENCES = {
     "ar": "هذا الكتاب من أجمل ما قرأت في حياتي، وقد كان على الطاولة.",

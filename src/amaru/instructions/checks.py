@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 
 from amaru.errors import DataError
-from amaru.eval.ifeval.language import language
-from amaru.eval.ifeval.text import capital_words, parts, sentences, words
+from amaru.instructions.language import language
+from amaru.instructions.text import capital_words, parts, sentences, words
 
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
