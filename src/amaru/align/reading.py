@@ -1,0 +1,110 @@
+"""Comparisons from files: every row read, recognised and checked, and what is not used kept with its reason."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from amaru.align.comparisons import Comparison, Comparisons, Dropped, checked, required, weighted
+from amaru.align.layouts import RATINGS, recognised
+from amaru.data.corpus import find
+from amaru.data.files import LINES, PARQUET, Piece, Problem, objects
+from amaru.errors import DataError
+
+ARRAYS = (".json",)  # one array of objects
+
+
+def read(patterns: Sequence[str], *, reward: Mapping[str, float] | None = None, least: int = 2) -> Comparisons:
+    """`read(["pairs.jsonl", "help*.parquet"], reward={"helpfulness": 0.65, "verbosity": -0.4})`: what the rows of some files compare.
+
+    reward  which attributes are summed with which weights to the reward; None: the scores that the rows have
+    least   answers of a comparison: 2 to compare them, 1 where each is rated for itself
+
+    A row that cannot be used is in `dropped` with its place and reason. Raises `DataError` where nothing is left, and for other files.
+    """
+    files, layouts, dropped = find(list(patterns)).files, Counter[str](), list[Dropped]()
+    rows = [row for file in files for row in _rows(file, layouts, dropped)]
+    found, wrong = checked(_by_prompt(rows) if reward is None else weighted(_by_prompt(rows), reward), least)
+    dropped += wrong
+    required(found, dropped, ", ".join(patterns))
+    repeated = len(found) - len({each.prompt for each in found})
+    return Comparisons(tuple(found), len(files), dict(layouts), tuple(dropped), repeated)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many prompts were asked elsewhere too, and the first of them by their places."""
+
+    prompts: int
+    asked: int
+    shared: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{len(self.shared):,} of {self.prompts:,} prompts are among {self.asked:,} others"
+
+
+def overlap(some: Iterable[Comparison], asked: Iterable[Sequence[Mapping[str, Any]]]) -> Overlap:
+    """`overlap(found, (conversation.messages for conversation in trained))`: prompts that begin one of these conversations, or are one.
+
+    Every turn of an assistant in a conversation answered a prompt: all that stood before it.
+    """
+    prompts = {Comparison(tuple(turns[:end]), ()).prompt for turns in asked for end in _answered(turns)}
+    own = list(some)
+    return Overlap(len(own), len(prompts), tuple(each.source for each in own if each.prompt in prompts))
+
+
+def _answered(turns: Sequence[Mapping[str, Any]]) -> Iterator[int]:
+    """Where the prompts end that an assistant answered, and the whole where nobody did."""
+    places = [place for place, turn in enumerate(turns) if turn.get("role") == "assistant"]
+    yield from places if places else [len(turns)]
+
+
+def _rows(file: Path, layouts: Counter[str], dropped: list[Dropped]) -> Iterator[tuple[str, Comparison]]:
+    for source, record in _objects(file):
+        if isinstance(record, Problem):
+            dropped.append(Dropped(source, record.reason, record.sentence))
+            continue
+        try:
+            found = recognised(source, record)
+        except DataError as error:
+            dropped.append(Dropped(source, "not in a known layout", str(error)))
+            continue
+        layouts[found.layout] += 1
+        yield found.layout, found.comparison
+
+
+def _objects(file: Path) -> Iterator[tuple[str, Any]]:
+    suffix = file.suffix.lower()
+    if suffix in (*LINES, *PARQUET):
+        yield from objects(Piece(str(file)))
+    elif suffix in ARRAYS:
+        yield from _array(file)
+    else:
+        raise DataError(f"{file} holds no comparisons: they are read from {', '.join((*LINES, *ARRAYS, *PARQUET))}.")
+
+
+def _array(file: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read as JSON: {error}.") from None
+    if not isinstance(found, list):
+        raise DataError(f"{file} must be an array of objects; it is {type(found).__name__}. One object a line is read from .jsonl.")
+    for number, record in enumerate(found, start=1):
+        source = f"{file}:{number}"
+        yield source, record if isinstance(record, dict) else Problem("no JSON object", f"{source} is no JSON object with fields.")
+
+
+def _by_prompt(rows: Iterable[tuple[str, Comparison]]) -> Iterator[Comparison]:
+    """Rows of one rated answer each, joined where they answer the same prompt; others as they are."""
+    joined: dict[str, Comparison] = {}
+    for layout, row in rows:
+        if layout != RATINGS:
+            yield row
+            continue
+        key = json.dumps(row.messages)
+        before = joined.get(key)
+        joined[key] = row if before is None else replace(before, answers=(*before.answers, *row.answers))
+    yield from joined.values()
