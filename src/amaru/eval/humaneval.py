@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from amaru.eval import sandbox
+from amaru import sandbox
 from amaru.eval.estimate import Score
 from amaru.eval.items import Question
 from amaru.eval.subject import Request

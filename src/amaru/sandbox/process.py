@@ -1,7 +1,7 @@
 """Code that a model wrote, run where it can do little harm: a process of its own with limits, an empty directory, and no network.
 
 It is no wall against somebody who wants out: it keeps an answer that loops, eats memory, fills the disk or calls home from doing so to
-this machine. Where Linux lets a user make one, the process has a network namespace of its own, in which there is nothing.
+this machine. The network is taken away by a namespace in which there is none, or by a filter under which no socket can be made.
 """
 
 import contextlib
@@ -10,13 +10,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from amaru.errors import ConfigError
+from amaru.sandbox.confined import NO_LIMITS
 
 CONFINED = Path(__file__).with_name("confined.py")
 OUTPUT = 2000  # characters of an error that are kept
+STARTING = 10  # seconds that an empty program may take
 
 
 class Ran(NamedTuple):
@@ -29,26 +32,41 @@ class Ran(NamedTuple):
 def run(code: str, seconds: int = 10, memory: int = 2**30) -> Ran:
     """`run("assert 1 + 1 == 2").passed`: at most so many seconds, and bytes of address space.
 
-    Raises `ConfigError` on systems without these limits.
+    Raises `ConfigError` on systems where a process cannot be limited, or the network not be taken from it.
     """
+    _require_limits()
+    status, error = _run(code, seconds, memory)
+    return Ran(status == 0, error[-OUTPUT:])
+
+
+@cache
+def _require_limits() -> None:
+    """Asked once: what runs later cannot say that it is not limited."""
     if sys.platform != "linux":
-        raise ConfigError("Code that a model wrote is run on Linux only, where a process can be limited; leave this task out.")
-    with tempfile.TemporaryDirectory(prefix="amaru-sandbox-") as directory:
+        raise ConfigError("Code that a model wrote is run on Linux only, where a process can be limited; leave this out.")
+    if _run("", STARTING, 2**30)[0] == NO_LIMITS:
+        raise ConfigError("This system lets nobody take the network from a process, so code that a model wrote is not run here.")
+
+
+def _run(code: str, seconds: int, memory: int) -> tuple[int | None, str]:
+    """The exit status, None for what had to be stopped, and what came on stderr."""
+    with tempfile.TemporaryDirectory(prefix="amaru-sandbox-") as directory, tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", str(CONFINED), str(seconds), str(memory)],
             cwd=directory,
             env={"PATH": os.defpath, "HOME": directory, "TMPDIR": directory, "LC_ALL": "C.UTF-8"},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=complaints,  # a file, as no pipe ends a flood: files have a limit
             start_new_session=True,
         )
         try:
-            error = process.communicate(code.encode("utf-8", "replace"), timeout=seconds)[1].decode("utf-8", "replace")
+            process.communicate(code.encode("utf-8", "replace"), timeout=seconds)
+            complaints.seek(0)
+            return process.returncode, complaints.read().decode("utf-8", "replace")
         except subprocess.TimeoutExpired:
-            error = f"still running after {seconds} s"
+            return None, f"still running after {seconds} s"
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # with whatever it started
             process.communicate()
-    return Ran(process.returncode == 0 and not error.startswith("still running"), error[-OUTPUT:])
