@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from amaru.instructions.checks import CHECKS
+from amaru.instructions.further import FURTHER
 
 Check = Callable[[str], bool]
 
@@ -15,13 +16,14 @@ def check_of(name: str, arguments: Mapping[str, Any]) -> Check:
 
     Raises `ValueError` for an instruction that is not known, or arguments that are not its own.
     """
-    if name not in CHECKS:
-        raise ValueError(f"the instruction '{name}' is not one of IFEval's {len(CHECKS)}")
+    check = CHECKS.get(name) or FURTHER.get(name)
+    if check is None:
+        raise ValueError(f"the instruction '{name}' is not one of IFEval's {len(CHECKS)}, nor one of our further {len(FURTHER)}")
     given = {key: int(value) if isinstance(value, float) else value for key, value in arguments.items() if value is not None}
-    wanted = list(inspect.signature(CHECKS[name]).parameters)[1:]
+    wanted = list(inspect.signature(check).parameters)[1:]
     if set(given) != set(wanted):
         raise ValueError(f"{name} takes {', '.join(wanted) or 'no arguments'}; got {', '.join(given) or 'none'}")
-    return partial(CHECKS[name], **given)
+    return partial(check, **given)
 
 
 def followed(text: str, check: Check) -> bool:
