@@ -33,16 +33,17 @@ class Checkpoint:
     """A checkpoint on disk under our own names: `Checkpoint(path).read("layers.0.mixer.A_log")`, in its stored dtype.
 
     `encodings` tells which weights are stored as codes: `read` gives the numbers that they mean, in float32, and `codes` the codes.
+    `values` are the fields of a model whose `config.json` says more than them.
 
     Opening checks that the tensors are exactly those of the config, by name, shape and kind, before any is read.
     Raises `CheckpointError` naming what is missing, left over, of the wrong shape, or cut short.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, values: dict[str, Any] | None = None) -> None:
         self.path = recover_directory(path)
         if not self.path.is_dir():
             raise CheckpointError(f"There is no checkpoint directory {path}.")
-        self.values = read_json(self.path / "config.json")
+        self.values = values or read_json(self.path / "config.json")
         self._family = family_of(self.values)
         self.config: DecoderConfig = self._family.read_config(self.values)
         self.encodings = encodings_of(self.values, self.config)
@@ -237,17 +238,21 @@ def write(
     values: Mapping[str, Any] | None = None,
     encodings: Encodings = MappingProxyType({}),
     source: str | None = None,
+    headless: bool = False,
+    finish: Callable[[Path], object] = lambda directory: None,
 ) -> None:
     """`write(out, config, read, torch.bfloat16)`: the streaming form of `save`; one tensor of `read(name)` is held at a time.
 
     `values` are further fields of `config.json`, such as `eos_token_id`. Of weights with an encoding `read` gives codes and scales;
-    `source` is the fingerprint of what they were made from. Replaces a checkpoint, never another directory: that is a `CheckpointError`.
+    `source` is the fingerprint of what they were made from. A `headless` model is tied and nobody asks for its head, so none is written;
+    `finish(directory)` puts further files beside, before the directory appears. Replaces a checkpoint, never another directory: that
+    is a `CheckpointError`.
     """
     path = Path(path)
     if path.exists() and not (path / "config.json").exists() and (path.is_file() or any(path.iterdir())):
         raise CheckpointError(f"{path} exists and is no checkpoint, so it is not replaced; choose another place.")
     family = family_for(config)
-    plan = list(_planned(family, config, dtype, encodings))
+    plan = list(_planned(family, config, dtype, encodings, family.TIES_HEAD or headless))
     activations = next(TORCH_DTYPES[entry.dtype] for part, entry in plan if part.ours == "embedding.weight")
     said = family.write_config(config) | {"dtype": str(activations).removeprefix("torch."), **(values or {})}
     if encodings:
@@ -258,6 +263,7 @@ def write(
             tokenizer.save(directory)  # type: ignore[attr-defined]
         (directory / "config.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
         write_shards(directory, [entry for _, entry in plan], _tensors(plan, read))
+        finish(directory)
 
 
 def fingerprint(path: str | Path) -> str:
@@ -270,12 +276,14 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _planned(family: ModuleType, config: DecoderConfig, dtype: Dtype, encodings: Encodings) -> Iterator[tuple[Part, Entry]]:
+def _planned(
+    family: ModuleType, config: DecoderConfig, dtype: Dtype, encodings: Encodings, ties_head: bool
+) -> Iterator[tuple[Part, Entry]]:
     """What a checkpoint will hold, in writing order.
 
     A tied head is written out too where stock readers do not tie: transformers 5.23 would draw Nemotron-H's at random.
     """
-    stored = family.stored(config if family.TIES_HEAD else replace(config, tied=False))
+    stored = family.stored(config if ties_head else replace(config, tied=False))
     if config.tied:
         stored = [each._replace(ours="embedding.weight") if each.ours == "head.weight" else each for each in stored]
     specs = config.tensors()

@@ -28,6 +28,7 @@ __all__ = ["FAMILIES", "Stored", "config_of", "family_for", "family_of", "preset
 
 # `family_for` takes the first that does not refuse; `own` refuses nothing.
 ORDER: tuple[ModuleType, ...] = (nemotron_h, nemotron4, llama, hymba, own)
+REWARD = "amaru_reward"  # model_type of a decoder with a head that scores (models/reward)
 FIELD = "quantization_config"  # of a config.json whose weights are codes (models/quantised.py)
 FAMILIES: dict[str, ModuleType] = {model_type: family for family in ORDER for model_type in family.MODEL_TYPES}
 
@@ -58,6 +59,11 @@ def config_of(model: str | Path) -> DecoderConfig:
 def family_of(values: dict[str, Any]) -> ModuleType:
     """The family that a `config.json` names; `CheckpointError` lists the known ones, and refuses codes that other programs wrote."""
     model_type = values.get("model_type")
+    if model_type == REWARD:
+        raise CheckpointError(
+            "This checkpoint is a reward model, which scores answers and writes none: `amaru reward score`, `amaru reward eval` and "
+            "`amaru serve` open it."
+        )
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(f"config.json says model_type {json.dumps(model_type)[:80]}; amaru knows {', '.join(FAMILIES)}.")
     _check_writer(values.get(FIELD))
