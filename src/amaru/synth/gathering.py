@@ -6,17 +6,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amaru.config import fingerprint_bytes
+from amaru.data.near_duplicates import NearDuplicates
 from amaru.synth.making import Row
 from amaru.synth.recipe import Bound
 from amaru.synth.steps import Pairs, Unique
+from amaru.synth.store import Matched
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row that does not go on, why, and the row it is a copy of."""
+
+    row: Row
+    reason: str
+    matched: Matched | None = None
 
 
 @dataclass
 class Gathered:
-    """The rows that go on, each with the key of the row that it stands for, and why others do not."""
+    """The rows that go on, each with the key of the row that it stands for, and those that do not."""
 
     rows: list[tuple[str, Row]] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> Counter[str]:
+        return Counter(each.reason for each in self.left_out)
 
 
 def gather(bound: Bound, number: int, rows: Iterable[Row]) -> Gathered:
@@ -24,10 +39,10 @@ def gather(bound: Bound, number: int, rows: Iterable[Row]) -> Gathered:
     step, gathered = bound.recipe.steps[number], Gathered()
     in_order = sorted(rows, key=lambda row: row.place)
     if isinstance(step, Unique):
-        for row in _first_of_each(step, in_order, gathered.dropped):
+        for row in _first_of_each(step, in_order, gathered.left_out):
             gathered.rows.append((row.key, _row(bound, number, row, "", row.columns)))
     elif isinstance(step, Pairs):
-        for better, worse in _pairs(step, in_order, gathered.dropped):
+        for better, worse in _pairs(step, in_order, gathered.left_out):
             gathered.rows.append((better.key, _row(bound, number, better, worse.key, _pair(step, better, worse))))
     return gathered
 
@@ -36,22 +51,33 @@ def _row(bound: Bound, number: int, parent: Row, other: str, columns: dict[str, 
     return Row((*parent.place, number, 0), fingerprint_bytes(bound.unit(number, parent.key), other), columns)
 
 
-def _first_of_each(step: Unique, rows: list[Row], dropped: Counter[str]) -> list[Row]:
-    first: dict[str, Row] = {}
+def _first_of_each(step: Unique, rows: list[Row], left_out: list[LeftOut]) -> list[Row]:
+    """A row that is left out tells which of those that stay it is a copy of."""
+    kept: dict[str, Matched] = {}
+    near = NearDuplicates(step.near, step.bands) if step.near else None
+    stay = []
     for row in rows:
-        if first.setdefault(" ".join(str(row.columns.get(step.column)).casefold().split()), row) is not row:
-            dropped["equal to one before"] += 1
-    return list(first.values())
+        text = str(row.columns.get(step.column))
+        normal = " ".join(text.casefold().split())
+        if equal := kept.get(normal):
+            left_out.append(LeftOut(row, "equal to another row", equal))
+        elif near and (like := near.add(row.key, text)):
+            kept[normal] = Matched(*like)
+            left_out.append(LeftOut(row, "nearly equal to another row", kept[normal]))
+        else:
+            kept[normal] = Matched(row.key, 1.0)
+            stay.append(row)
+    return stay
 
 
-def _pairs(step: Pairs, rows: list[Row], dropped: Counter[str]) -> list[tuple[Row, Row]]:
+def _pairs(step: Pairs, rows: list[Row], left_out: list[LeftOut]) -> list[tuple[Row, Row]]:
     """Of each prompt the best and the worst answer; the first of those that are equal."""
     of_prompt: dict[str, list[Row]] = {}
     for row in rows:
         if missing := [name for name in (step.prompt, step.answer, step.score) if name not in row.columns]:
-            dropped[f"no column {missing[0]}"] += 1
+            left_out.append(LeftOut(row, f"no column {missing[0]}"))
         elif not isinstance(row.columns[step.score], int | float):
-            dropped[f"{step.score} is not a number"] += 1
+            left_out.append(LeftOut(row, f"{step.score} is not a number"))
         else:
             of_prompt.setdefault(str(row.columns[step.prompt]), []).append(row)
     found = []
@@ -61,7 +87,7 @@ def _pairs(step: Pairs, rows: list[Row], dropped: Counter[str]) -> list[tuple[Ro
         if gap > 0 and gap >= step.least_gap:
             found.append((better, worse))
         else:
-            dropped["answers too close to each other"] += len(answers)
+            left_out += [LeftOut(row, "answers too close to each other") for row in answers]
     return found
 
 

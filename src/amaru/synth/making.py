@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from amaru.config import fingerprint_bytes
+from amaru.data.contamination import texts
 from amaru.data.files import Piece, Problem, objects
 from amaru.errors import ConfigError, DataError
 from amaru.synth.call import Answer, Call
 from amaru.synth.client import Client
 from amaru.synth.recipe import Bound
 from amaru.synth.schema import list_schema
-from amaru.synth.steps import Asking, Columns, Fields, Filter, Listed, Python, Seeds, Text
-from amaru.synth.store import Made
+from amaru.synth.steps import Asking, Columns, Decontaminate, Fields, Filter, Listed, Python, Seeds, Text
+from amaru.synth.store import Made, Matched
 from amaru.synth.structured import read_list, read_object, whole_text
 
 T = TypeVar("T")
@@ -34,7 +35,11 @@ START = Row((), "start", {})
 
 
 class Dropped(Exception):
-    """A row that a filter or a function leaves out, and why."""
+    """A row that is left out, and why; `matched` is what it has in common with something else."""
+
+    def __init__(self, reason: str, matched: Matched | None = None) -> None:
+        super().__init__(reason)
+        self.matched = matched
 
 
 class Maker:
@@ -66,6 +71,9 @@ class Maker:
             case Filter():
                 if not self.bound.filters[number].value(row.columns):
                     raise Dropped(f"not: {step.where}")
+                found = [(row.columns, ())]
+            case Decontaminate():
+                self._look_for_items(number, step, row)
                 found = [(row.columns, ())]
             case Python():
                 found = [(columns, ()) for columns in await self._function(number, step, row)]
@@ -106,6 +114,14 @@ class Maker:
         columns = {**row.columns, **chosen}
         columns |= {name: expression.value(columns) for name, expression in self.bound.computed[number].items()}
         return columns | {name: template.render(columns) for name, template in self.bound.templates[number].items()}
+
+    def _look_for_items(self, number: int, step: Decontaminate, row: Row) -> None:
+        if missing := [name for name in step.columns if name not in row.columns]:
+            raise ConfigError(f"Step {step.name} looks in column {missing[0]}; the row has {', '.join(row.columns)}.")
+        for text in texts([row.columns[name] for name in step.columns]):
+            if found := self.bound.evaluations[number].find(text):
+                name = found.item.rpartition(":")[0]
+                raise Dropped(f"has words of {name}", Matched(found.item, words=found.words))
 
     async def _function(self, number: int, step: Python, row: Row) -> Iterable[dict[str, Any]]:
         try:

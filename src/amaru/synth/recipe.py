@@ -4,12 +4,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from amaru.config import Config, fingerprint_bytes, to_dict
+from amaru.config import Config, fingerprint_bytes, fingerprint_file, to_dict
+from amaru.data.contamination import Contamination
 from amaru.errors import ConfigError
 from amaru.synth.budget import Budget
 from amaru.synth.endpoint import Endpoint, Sampling
 from amaru.synth.prompt import Expression, Prompt, find_prompt
-from amaru.synth.steps import Asking, Columns, Fields, Filter, Joined, Listed, Pairs, Python, Step, Text, Unique
+from amaru.synth.steps import Asking, Columns, Decontaminate, Fields, Filter, Joined, Listed, Pairs, Python, Step, Text, Unique
 
 GIVEN = {"count"}  # what a prompt is given besides the columns
 
@@ -94,6 +95,11 @@ class Bound:
             if isinstance(step, Columns)
         }
         self.filters = {number: Expression(step.where) for number, step in enumerate(recipe.steps) if isinstance(step, Filter)}
+        self.evaluations = {
+            number: Contamination([directory / file for file in step.against], step.run, step.fields)
+            for number, step in enumerate(recipe.steps)
+            if isinstance(step, Decontaminate)
+        }
         self.functions = {number: step.load(directory) for number, step in enumerate(recipe.steps) if isinstance(step, Python)}
         self._check_columns()
         self._versions = [self._version(number) for number in range(len(recipe.steps))]
@@ -116,6 +122,8 @@ class Bound:
             parts += [endpoint.url, endpoint.model, endpoint.system or "", str(self.sampling(number).sent), self.prompts[number].version]
         if isinstance(step, Columns):
             parts.append(str(self.recipe.seed))
+        if isinstance(step, Decontaminate):
+            parts += [fingerprint_file(self.directory / file) for file in step.against]
         return fingerprint_bytes(*parts)
 
     def _check_columns(self) -> None:

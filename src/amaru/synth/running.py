@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 from amaru.errors import ConfigError
 from amaru.synth.client import Client, Failed
@@ -16,6 +16,7 @@ from amaru.synth.recipe import Bound
 from amaru.synth.steps import Asking, Pairs, Seeds, Unique
 from amaru.synth.store import DROPPED, FAILED, Made, Store
 
+T = TypeVar("T")
 WITHOUT_MODEL = 32  # units at once of steps that ask nobody
 TOGETHER = 1000  # rows written at once by steps that look at all of them
 
@@ -160,7 +161,7 @@ class Running:
             made = await self.maker.make(number, row)
         except Dropped as reason:
             tally.dropped[str(reason)] += 1
-            await self.store.finish(unit, name, row.key, (), DROPPED, str(reason))
+            await self.store.finish(unit, name, row.key, (), DROPPED, str(reason), reason.matched)
             return ()
         except (Failed, ConfigError) as reason:  # a template or a function that does not take this row: the others may go on
             tally.failed[str(reason)] += 1
@@ -170,14 +171,21 @@ class Running:
         return tuple(made)
 
     async def _gather(self, number: int) -> list[Row]:
-        """What a step that looks at all its rows makes of them; their origin is kept, so that each can be traced."""
+        """What a step that looks at all its rows makes of them; where each comes from is kept, and why others were left out."""
         name, taken = self.steps[number].name, self._gathered[number]
         gathered, tally = gather(self.bound, number, taken), self.tallies[name]
         tally.done += len(taken)
         tally.made += len(gathered.rows)
         tally.dropped += gathered.dropped
-        for first in range(0, len(gathered.rows), TOGETHER):
-            some = gathered.rows[first : first + TOGETHER]
+        for some in _parts(gathered.rows):
             units = ((self.bound.unit(number, parent), parent, [Made(row.key, row.columns)]) for parent, row in some)
             await asyncio.gather(*(self.store.finish(unit, name, parent, made) for unit, parent, made in units))
+        for some in _parts(gathered.left_out):
+            dropped = ((self.bound.unit(number, each.row.key), each) for each in some)
+            finish, said = self.store.finish, DROPPED
+            await asyncio.gather(*(finish(unit, name, each.row.key, (), said, each.reason, each.matched) for unit, each in dropped))
         return [row for _, row in gathered.rows]
+
+
+def _parts(many: list[T]) -> Iterator[list[T]]:
+    return (many[first : first + TOGETHER] for first in range(0, len(many), TOGETHER))

@@ -98,10 +98,31 @@ class Filter(Joined):
 
 
 class Unique(Joined):
-    """Of rows with equal text in a column (but for case and blanks) the first goes on, in the order of the recipe, whatever came first."""
+    """Of rows with equal text in a column (but for case and blanks) the first goes on, in the order of the recipe, whatever came first.
+
+    near    rows whose texts are this similar are left out too: the share of runs of five characters (of those in either) that both have
+    bands   of MinHash, by which near rows are found; more of them miss fewer (`amaru.data.near_duplicates`)
+    """
 
     kind: Literal["unique"]
     column: str = Field(pattern=NAME)
+    near: float | None = Field(default=None, gt=0, lt=1)
+    bands: Literal[8, 16, 32, 64] = 32
+
+
+class Decontaminate(Joined):
+    """Rows go on that share no run of words with an item of the evaluation sets in `against`, which are files beside the recipe.
+
+    columns   in which is looked
+    fields    of the items that are looked for; all of them when none is named
+    run       how many words in a row; an item of fewer is looked for as a whole
+    """
+
+    kind: Literal["decontaminate"]
+    columns: tuple[str, ...] = Field(min_length=1)
+    against: tuple[str, ...] = Field(min_length=1)
+    fields: tuple[str, ...] = ()
+    run: int = Field(default=13, ge=5)
 
 
 class Pairs(Joined):
@@ -141,4 +162,4 @@ class Python(Joined):
             raise ConfigError(f"Step {self.name} has no function {self.function}: {error}.") from None
 
 
-Step = Annotated[Seeds | Text | Listed | Fields | Columns | Filter | Unique | Pairs | Python, Field(discriminator="kind")]
+Step = Annotated[Seeds | Text | Listed | Fields | Columns | Filter | Unique | Decontaminate | Pairs | Python, Field(discriminator="kind")]

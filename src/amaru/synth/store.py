@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS failures (
 );
 CREATE TABLE IF NOT EXISTS units (key TEXT PRIMARY KEY, step TEXT, row TEXT, state TEXT, reason TEXT, at REAL DEFAULT (julianday()));
 CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, unit TEXT, number INTEGER, columns TEXT, calls TEXT);
+CREATE TABLE IF NOT EXISTS matches (unit TEXT PRIMARY KEY, item TEXT, similarity REAL, words TEXT);
 CREATE INDEX IF NOT EXISTS rows_of_unit ON rows (unit, number);
 """
 USAGE = "coalesce(sum(calls), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(money), 0.0)"
@@ -42,6 +43,15 @@ class Made:
     key: str
     columns: dict[str, Any]
     calls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What a row was dropped for: the key of the row it is a copy of, or the item of an evaluation set whose words it has."""
+
+    item: str
+    similarity: float | None = None
+    words: str | None = None
 
 
 class Store:
@@ -99,7 +109,9 @@ class Store:
     async def keep_prompt(self, version: str, name: str, text: str) -> None:
         await self._write(("INSERT OR IGNORE INTO prompts VALUES (?, ?, ?)", (version, name, text)))
 
-    async def finish(self, unit: str, step: str, row: str, made: Sequence[Made], state: str = MADE, reason: str = "") -> None:
+    async def finish(
+        self, unit: str, step: str, row: str, made: Sequence[Made], state: str = MADE, reason: str = "", matched: Matched | None = None
+    ) -> None:
         """What step made of one row, all of it or nothing. A unit that failed may be finished again."""
         unit_row: Write = ("INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?, ?, julianday())", (unit, step, row, state, reason))
         rows: list[Write] = [
@@ -109,7 +121,8 @@ class Store:
             )
             for number, each in enumerate(made)
         ]
-        await self._write(unit_row, *rows)
+        match: list[Write] = [("INSERT OR REPLACE INTO matches VALUES (?, ?, ?, ?)", (unit, *astuple(matched)))] if matched else []
+        await self._write(unit_row, *rows, *match)
 
     def finished(self, unit: str) -> tuple[Made, ...] | None:
         """The rows of a unit, none for one that was dropped; None for one that is not finished, or that failed."""
@@ -123,6 +136,11 @@ class Store:
         """State and reason of a unit."""
         found = self._read("SELECT state, reason FROM units WHERE key = ?", unit)
         return found[0] if found else None
+
+    def matched(self, unit: str) -> Matched | None:
+        """What the row of a unit was dropped for, where that is another row or an item."""
+        found = self._read("SELECT item, similarity, words FROM matches WHERE unit = ?", unit)
+        return Matched(*found[0]) if found else None
 
     def origin(self, row: str) -> tuple[str, str, list[str]] | None:
         """The step that made a row, the key of the row it was made of, and the keys of the calls; None for a row nobody made."""
