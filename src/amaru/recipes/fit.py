@@ -1,7 +1,7 @@
 """One trained checkpoint: the step that train, distill, compress and the demo share."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,15 @@ def fit(
     title: str = "",
     batches: Batches | None = None,
     watch: Callable[[StepMetrics], None] = lambda metrics: None,
+    validate: Callable[[Decoder], Mapping[str, float]] | None = None,
+    unit: str = "tokens",
 ) -> Path:
     """Train `start()` towards `objective()` and keep the checkpoint under `name`; the metrics stay in `NAME-training`.
 
     Interrupted, the next call goes on from the last training checkpoint; finished, it does nothing.
     Starting points and objectives are callables, so that nothing is loaded for a step that is finished. Without `batches` the
-    training rows are shuffled. `watch` gets every step.
+    training rows are shuffled. `watch` gets every step. `validate` measures on the way (None: cross-entropy on the first validation
+    rows), and `unit` is what the objective counts.
     """
     folder = run.path(f"{name}-training")
     loader = batches or Loader(text.training, config.batch_rows, config.seed)
@@ -49,7 +52,7 @@ def fit(
     def make(path: Path) -> None:
         run.progress.note(f"  {title or name}: {config.steps} steps of {config.batch_rows} x {loader.phase(0).row_length} tokens")
         decoder = run.team.model(start, config).to(run.device)
-        line = ProgressLine(config.steps)
+        line = ProgressLine(config.steps, unit)
 
         def report(metrics: StepMetrics) -> None:
             if line.first and metrics.step > 1:
@@ -66,7 +69,7 @@ def fit(
             config,
             folder,
             made_from=origin,
-            validate=lambda model: validation_loss(model, text, config.batch_rows, VALIDATED_ROWS),
+            validate=validate or (lambda model: validation_loss(model, text, config.batch_rows, VALIDATED_ROWS)),
             report=report,
             matmul_rate=matmul_rate(config.dtype, run.device),
             **run.team.options(config),

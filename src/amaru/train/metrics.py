@@ -170,15 +170,15 @@ def _step(line: bytes, path: Path) -> StepMetrics:
 
 
 class ProgressLine:
-    """One line for people about each step, with the time that is left.
+    """One line for people about each step, with the time that is left; `unit` is what the loss is a mean over.
 
     >>> line = ProgressLine(steps=900)
     >>> line.text(metrics)
     'step 120/900  2 min left  loss 3.214  validation loss 3.305  11,802 tokens/s  MFU 41 %  1.41 GB  gradient 0.83'
     """
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, steps: int, unit: str = "tokens") -> None:
+        self.steps, self.unit = steps, unit
         self.validation: dict[str, float] = {}
         self.pace = 0.0
 
@@ -194,7 +194,7 @@ class ProgressLine:
         parts = [f"step {metrics.step}/{self.steps}", left, f"loss {metrics.loss:.3f}"]  # what matters most first: terminals cut the end
         parts += [f"{name} {value:.3f}" for name, value in metrics.parts.items()]
         parts += [f"validation {name} {value:.3f}" for name, value in self.validation.items()]
-        parts += [f"{metrics.tokens_per_second:,.0f} tokens/s"]
+        parts += [f"{metrics.tokens_per_second:,.0f} {self.unit}/s"]
         parts += [] if metrics.mfu is None else [f"MFU {100 * metrics.mfu:.0f} %"]
         parts += [f"{metrics.memory / 1e9:.2f} GB", f"gradient {metrics.grad_norm:.2f}"]
         return "  ".join(parts)
