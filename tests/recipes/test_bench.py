@@ -18,7 +18,7 @@ from amaru.models.devices import Device, Machine
 from amaru.precision.scheme import Scheme
 from amaru.recipes.bench import beside, guesses
 from amaru.recipes.bench.infer import Bench, run
-from amaru.recipes.bench.limits import product_rate, read_rate
+from amaru.recipes.bench.limits import Probe, product_rate, read_rate
 from amaru.recipes.quantize import Job, QuantizeRecipe
 
 DEVICE = Device(name="here", memory=2**30, bandwidth=1e9, flops={"bf16": 1e9, "fp32": 1e9})
@@ -40,7 +40,7 @@ def test_rows_of_ours_the_limit_and_a_peer(checkpoint: Path) -> None:
     assert all(row.ours > 0 and (row.peers["transformers"] or 0) > 0 for row in result.rows)
     config = random_config(0, "MM-*-M")
     bound = roofline.decode(config, Workload(context=6, batch=3, weights="fp32", kv="fp32"), Machine(count=1, device=DEVICE)).seconds
-    assert bound and result.rows[2].limit == pytest.approx(3 / bound)
+    assert bound and result.rows[2].limit == result.rows[2].then == pytest.approx(3 / bound)
     assert result.versions.keys() == {"amaru", "torch", "transformers"}
 
 
@@ -61,6 +61,8 @@ def test_a_peer_that_fails_or_is_unknown_is_told(checkpoint: Path, tmp_path: Pat
 def test_rates_of_this_machine_are_believable() -> None:
     assert 1e8 < read_rate(2**26) < 1e13
     assert 1e8 < product_rate(torch.float32, 256) < 1e15
+    now = Probe(torch.bfloat16, 2**26, 256)()
+    assert 1e8 < (now.bandwidth or 0) < 1e13 and now.flops.keys() == {"bf16"} and 1e8 < now.flops["bf16"] < 1e15
 
 
 def test_a_copy_in_codes_is_measured_beside_its_original(checkpoint: Path, tmp_path: Path) -> None:

@@ -69,16 +69,19 @@ def _print_infer(facts: Mapping[str, Any], console: Console) -> None:
     peers = [name for name in facts["versions"] if name not in ("amaru", "torch")]
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("tokens/s")
-    for name in ("amaru", "limit", "of it", *(column for peer in peers for column in (peer, "ratio"))):
+    for name in ("amaru", "limit", "of it", "then", "of it", *(column for peer in peers for column in (peer, "ratio"))):
         table.add_column(name, justify="right")
     for row in facts["rows"]:
-        cells = [f"{row['ours']:,.0f}", f"{row['limit']:,.0f}", percent(row["ours"] / row["limit"])]
+        cells = [f"{row['ours']:,.0f}"]
+        for limit in (row["limit"], row["then"]):
+            cells += [f"{limit:,.0f}", percent(row["ours"] / limit)]
         for peer in peers:
             theirs = row["peers"][peer]
             cells += [f"{theirs:,.0f}", f"{row['ours'] / theirs:.1f}x"] if theirs else ["-", ""]
         table.add_row(row["name"], *cells)
     console.print(table)
-    console.print("\nlimit: bytes and FLOPs of the row at the rates measured in this run, whichever takes longer")
+    console.print("\nlimit: bytes and FLOPs of the row at the rates measured when this began, whichever takes longer;")
+    console.print("then: the same at the rates right before and after the repetition that counts")
 
 
 def _print_long(facts: Mapping[str, Any], console: Console) -> None:

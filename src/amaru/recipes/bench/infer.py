@@ -2,11 +2,12 @@
 
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -22,8 +23,9 @@ from amaru.models.devices import Device, Machine
 from amaru.models.targets import Request
 from amaru.ops.heap import keep_freed_memory
 from amaru.recipes.bench.ask import ask
-from amaru.recipes.bench.limits import best, this_machine
+from amaru.recipes.bench.limits import Probe, best, this_machine
 from amaru.serve.forward import CHUNK_TOKENS, Work, advance
+from amaru.serve.speed import seconds
 
 PEERS = {  # the script that runs it, and its settings that are tried: the best counts, row by row
     "transformers": ("transformers_side.py", ("eager",)),
@@ -58,13 +60,25 @@ class Bench(Config):
 
 
 class Row(Config):
-    """Tokens per second. `limit` follows from bytes and FLOPs at this run's measured rates; `peers` by name, None where it cannot."""
+    """Tokens per second; `peers` by name, None where one cannot.
+
+    limit   from bytes and FLOPs at the rates that were measured when the run began
+    then    the same at the rates just before and after the repetition that counts: memory has fast and slow minutes
+    """
 
     name: str
     ours: float
     spread: float
     limit: float
+    then: float
     peers: dict[str, float | None]
+
+
+class Taken(NamedTuple):
+    """A row's tokens per second, and what this machine could do at that moment."""
+
+    rate: float
+    device: Device
 
 
 class Result(Config):
@@ -95,24 +109,26 @@ def run(
         raise ConfigError(f"There is no peer '{unknown[0]}'; there is: {', '.join(PEERS)}.")
     progress("limits of this machine")
     keep_freed_memory()
-    device, decoder = device or this_machine(), load(checkpoint)
+    decoder = load(checkpoint)
+    known = device or this_machine()
+    probe = (lambda: known) if device else Probe(decoder.embedding.weight.dtype)
 
-    def ours() -> dict[str, float]:
-        found = rates(decoder, bench, progress)
-        note(_told("amaru", found))
+    def ours() -> dict[str, Taken]:
+        found = {name: _taken(decoder, name, bench, probe) for name in _told_rows(bench, progress)}
+        note(_told("amaru", {name: taken.rate for name, taken in found.items()}))
         return found
 
     taken, theirs, versions = [ours()], {}, {"amaru": version("amaru"), "torch": torch.__version__}
     for name, python in peers.items():
         theirs[name], versions[name] = _peer(name, python, Path(checkpoint), bench, progress, note)
         taken.append(ours())
-    machine = Machine(count=1, device=device)
-    rows = (_row(name, taken, theirs, _limit(decoder, name, bench, machine)) for name in bench.rows)
+    limit = partial(_limit, decoder, bench)
+    rows = (_row(name, [each[name] for each in taken], theirs, known, limit) for name in bench.rows)
     return Result(
         checkpoint=str(checkpoint),
         rows=tuple(rows),
-        bandwidth=device.bandwidth or 0.0,
-        flops=device.flops,
+        bandwidth=known.bandwidth or 0.0,
+        flops=known.flops,
         threads=torch.get_num_threads(),
         versions=versions,
         settings=bench,
@@ -122,16 +138,43 @@ def run(
 def rates(decoder: Decoder, bench: Bench, progress: Progress) -> dict[str, float]:
     """Tokens per second of every row."""
     found = {}
+    for row in _told_rows(bench, progress):
+        tokens, work = _work(decoder, row, bench)
+        found[row] = tokens / best(work, bench.repeats)
+    return found
+
+
+def _told_rows(bench: Bench, progress: Progress) -> Iterator[str]:
     for row in bench.rows:
         progress(f"amaru: {row}")
-        kind, count, state = _parts(row)
-        decoder.state_dtype = torch.bfloat16 if state == "bf16" else None
-        if kind == "prefill":
-            found[row] = count / best(partial(_prefill, decoder, count), bench.repeats)
-        else:
-            found[row] = count * bench.steps / _decode_seconds(decoder, count, bench)
-    decoder.state_dtype = None
-    return found
+        yield row
+
+
+def _taken(decoder: Decoder, row: str, bench: Bench, probe: Callable[[], Device]) -> Taken:
+    """The fastest of some repetitions, with the better of what was measured before and after it."""
+    tokens, work = _work(decoder, row, bench)
+    work()
+    before, found = probe(), []
+    for _ in range(bench.repeats):
+        took, after = seconds(work, decoder), probe()
+        found.append(Taken(tokens / took, _better(before, after)))
+        before = after
+    return max(found, key=lambda taken: taken.rate)
+
+
+def _better(one: Device, other: Device) -> Device:
+    flops = {kind: max(rate, other.flops[kind]) for kind, rate in one.flops.items()}
+    return replace(one, bandwidth=max(one.bandwidth or 0.0, other.bandwidth or 0.0), flops=flops)
+
+
+def _work(decoder: Decoder, row: str, bench: Bench) -> tuple[int, Callable[[], None]]:
+    """A repetition of this row, and how many tokens it takes in or writes."""
+    kind, count, state = _parts(row)
+    decoder.state_dtype = torch.bfloat16 if state == "bf16" else None
+    try:
+        return (count, partial(_prefill, decoder, count)) if kind == "prefill" else (count * bench.steps, _decoding(decoder, count, bench))
+    finally:
+        decoder.state_dtype = None
 
 
 def _parts(row: str) -> tuple[str, int, Literal["fp32", "bf16"]]:
@@ -146,7 +189,7 @@ def _prefill(decoder: Decoder, tokens: int) -> None:
         advance(decoder, state, [Work(ids[start : start + CHUNK_TOKENS], start, 0)])
 
 
-def _decode_seconds(decoder: Decoder, batch: int, bench: Bench) -> float:
+def _decoding(decoder: Decoder, batch: int, bench: Bench) -> Callable[[], None]:
     state, ids = decoder.new_state(batch, bench.context + bench.steps), _ids(decoder, bench.context)
     advance(decoder, state, [Work(ids, 0, slot) for slot in range(batch)])
 
@@ -154,17 +197,17 @@ def _decode_seconds(decoder: Decoder, batch: int, bench: Bench) -> float:
         for position in range(bench.context, bench.context + bench.steps):
             advance(decoder, state, [Work([ids[slot % bench.context]], position, slot) for slot in range(batch)])
 
-    return best(decode, bench.repeats)
+    return decode
 
 
 def _ids(decoder: Decoder, count: int) -> list[int]:
     return torch.randint(3, decoder.config.vocab, (count,), generator=torch.Generator().manual_seed(0)).tolist()
 
 
-def _limit(decoder: Decoder, name: str, bench: Bench, machine: Machine) -> float:
+def _limit(decoder: Decoder, bench: Bench, name: str, device: Device) -> float:
     """Tokens per second at which bytes or FLOPs of this row alone would run at the measured rates."""
     kind, count, state = _parts(name)
-    stored = "bf16" if decoder.embedding.weight.dtype == torch.bfloat16 else "fp32"
+    machine, stored = Machine(count=1, device=device), "bf16" if decoder.embedding.weight.dtype == torch.bfloat16 else "fp32"
     if kind == "prefill":
         workload = Workload(context=count, weights=stored, kv=stored)
         return count / (roofline.prefill(decoder.config, workload, machine).seconds or float("inf"))
@@ -172,10 +215,18 @@ def _limit(decoder: Decoder, name: str, bench: Bench, machine: Machine) -> float
     return count / (roofline.decode(decoder.config, workload, machine).seconds or float("inf"))
 
 
-def _row(name: str, taken: Sequence[dict[str, float]], theirs: dict[str, dict[str, float | None]], limit: float) -> Row:
-    found = [each[name] for each in taken]
-    spread = (max(found) - min(found)) / statistics.median(found)
-    return Row(name=name, ours=max(found), spread=spread, limit=limit, peers={peer: rows.get(name) for peer, rows in theirs.items()})
+def _row(
+    name: str, found: Sequence[Taken], theirs: dict[str, dict[str, float | None]], device: Device, limit: Callable[[str, Device], float]
+) -> Row:
+    best_one, slowest = max(found, key=lambda taken: taken.rate), min(taken.rate for taken in found)
+    return Row(
+        name=name,
+        ours=best_one.rate,
+        spread=(best_one.rate - slowest) / statistics.median(taken.rate for taken in found),
+        limit=limit(name, device),
+        then=limit(name, best_one.device),
+        peers={peer: rows.get(name) for peer, rows in theirs.items()},
+    )
 
 
 def _told(who: str, rows: Mapping[str, float | None]) -> str:

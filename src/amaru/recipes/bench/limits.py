@@ -51,8 +51,32 @@ def product_rate(dtype: torch.dtype, size: int = SIZE) -> float:
 def this_machine() -> Device:
     """`roofline.decode(config, workload, Machine(count=1, device=this_machine()))`: bounds by what was measured just now."""
     flops = {"bf16": product_rate(torch.bfloat16), "fp32": product_rate(torch.float32)}
-    memory = psutil.virtual_memory().total
-    return Device(name="this machine", memory=memory, bandwidth=read_rate(min(READ, memory // 4)), flops=flops, source="measured")
+    return _device(read_rate(min(READ, psutil.virtual_memory().total // 4)), flops)
+
+
+def _device(bandwidth: float, flops: dict[str, float]) -> Device:
+    return Device(name="this machine", memory=psutil.virtual_memory().total, bandwidth=bandwidth, flops=flops, source="measured")
+
+
+class Probe:
+    """`Probe(torch.bfloat16)()`: this machine as it is at this moment, in a tenth of a second.
+
+    A rate that moves between two levels within a minute bounds nothing that was measured in another minute; this one is read right
+    before and after.
+    """
+
+    def __init__(self, dtype: torch.dtype, total: int = 2**29, size: int = 2048) -> None:
+        self._block = torch.empty(total // 4, dtype=torch.float32).fill_(1.0)
+        self._matrices = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
+        self._kind = "bf16" if dtype == torch.bfloat16 else "fp32"
+
+    def __call__(self) -> Device:
+        read, threads, (a, b) = self._block, torch.get_num_threads(), self._matrices
+        halves = -(-read.nbytes // threads)
+        patterns = ((1 << 19, 1, 0), (halves, 1, 1024), (halves, 4, 1024))
+        ways = [read.sum] if lacks() else [partial(_read, read, *pattern, threads) for pattern in patterns]
+        flops = 2 * len(a) ** 3 / best(lambda: a @ b, 2)
+        return _device(read.nbytes / min(map(_seconds, ways)), {self._kind: flops})
 
 
 def _seconds(work: Callable[[], object]) -> float:
