@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from amaru.cli.output import Finding, JsonFlag, LiveLine, emit
+from amaru.cli.output import Finding, JsonFlag, emit
+from amaru.cli.synth_live import LiveTable
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file, or the name of one that is here: open_questions.")]
 Out = Annotated[Path, typer.Option(help="The directory that keeps every answer; the same command goes on from there.")]
@@ -27,7 +28,7 @@ def run(
     from amaru.synth import session
 
     bound = _bound(recipe, set_)
-    with LiveLine() as live:
+    with LiveTable() as live:
         result = session.run(bound, out, preview, live.update)
     if preview:
         result["preview"] = _rows(bound, out)[:preview]

@@ -1,9 +1,8 @@
 """Runs a recipe: every row goes on as soon as it is made, later steps first, and whatever was finished before is read, not made."""
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, TypeVar
@@ -11,9 +10,10 @@ from typing import Any, TypeVar
 from amaru.errors import ConfigError
 from amaru.synth.client import Client, Failed
 from amaru.synth.gathering import gather
-from amaru.synth.making import START, Dropped, Maker, Row, placed, seeds
+from amaru.synth.making import Maker, seeds
 from amaru.synth.recipe import Bound
-from amaru.synth.steps import Asking, Pairs, Seeds, Unique
+from amaru.synth.row import START, Dropped, Row, placed
+from amaru.synth.steps import Gathering, Starting
 from amaru.synth.store import DROPPED, FAILED, Made, Store
 
 T = TypeVar("T")
@@ -37,33 +37,28 @@ class Running:
     """`await Running(bound, store, client).run()`: what became of the rows of each step, by its name.
 
     only   so many rows of each step go on, for a preview
-    tell   is called after each unit with what there is so far
 
     A unit (a step and a row) that fails is recorded and tried again by the next run; the others go on. When no call can be made any more
     (a budget that is used up, a key that is refused) what is under way is finished and kept, and the error raised. The memory it takes
     grows with the calls under way and the rows that wait: steps near the end go first.
     """
 
-    def __init__(
-        self, bound: Bound, store: Store, client: Client, only: int | None = None, tell: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, bound: Bound, store: Store, client: Client, only: int | None = None) -> None:
         self.bound = bound
         self.store = store
         self.maker = Maker(bound, client)
         self.only = only
-        self.tell = tell
         self.steps = bound.recipe.steps
         self.tallies = {step.name: Tally() for step in self.steps}
-        self.started = time.monotonic()
         self._lanes: dict[Any, asyncio.PriorityQueue[tuple[int, tuple[int, ...], int, int, Row]]] = {}
-        self._gathered: dict[int, list[Row]] = {number: [] for number, step in enumerate(self.steps) if isinstance(step, Unique | Pairs)}
+        self._gathered: dict[int, list[Row]] = {number: [] for number, step in enumerate(self.steps) if isinstance(step, Gathering)}
         self._tickets = count()
         self._waiting = self._busy = 0
         self._still = asyncio.Event()
         self._error: BaseException | None = None
 
     async def run(self) -> dict[str, Tally]:
-        for prompt in {prompt.version: prompt for prompt in self.bound.prompts.values()}.values():
+        for prompt in {prompt.version: prompt for prompts in self.bound.prompts for prompt in prompts.values()}.values():
             await self.store.keep_prompt(prompt.version, prompt.name, prompt.text)
         workers = [asyncio.create_task(self._work(lane)) for lane, width in self._widths().items() for _ in range(width)]
         try:
@@ -83,7 +78,7 @@ class Running:
 
     async def _begin(self) -> None:
         for number, step in enumerate(self.steps):
-            if isinstance(step, Seeds):
+            if isinstance(step, Starting):
                 made = seeds(self.bound, number)
                 await self.store.finish(self.bound.unit(number, START.key), step.name, START.key, made)
                 self.tallies[step.name].made += len(made)
@@ -92,9 +87,9 @@ class Running:
                 self._put(number, START)
 
     def _lane(self, number: int) -> Any:
-        """Units that wait for each other's places: those of one endpoint, and those that ask nobody."""
-        step = self.steps[number]
-        endpoint = self.bound.recipe.models[step.model] if isinstance(step, Asking) else None
+        """Units that wait for each other's places: those of one endpoint, the first that a step asks, and those that ask nobody."""
+        asks = self.steps[number].asks()
+        endpoint = self.bound.recipe.models[asks[0].model] if asks else None
         return (endpoint.url, endpoint.model) if endpoint else None
 
     def _widths(self) -> dict[Any, int]:
@@ -132,7 +127,6 @@ class Running:
                     self._error = self._error or error
                 finally:
                     self._busy -= 1
-            self.tell()
             if not self._busy and not self._waiting:
                 self._still.set()
 

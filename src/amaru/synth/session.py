@@ -1,7 +1,6 @@
 """A recipe in a directory: run or previewed there, going on where it stopped, with what it came to told in plain values."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,27 @@ import yaml
 from amaru.config import atomic_file, to_dict
 from amaru.synth.budget import Ledger, Usage
 from amaru.synth.client import FIRST_PAUSE, Client
+from amaru.synth.forecast import forecast
+from amaru.synth.progress import Now, Watch
 from amaru.synth.recipe import Bound
 from amaru.synth.running import Running, Tally
 from amaru.synth.store import Store
 
 STORE = "store.sqlite"
+BETWEEN = 0.25  # seconds between two looks at how far it is
 
 
 def run(
     bound: Bound,
     directory: str | Path,
     only: int | None = None,
-    live: Callable[[str], None] = lambda line: None,
+    live: Callable[[Now], None] = lambda now: None,
     first_pause: float = FIRST_PAUSE,
 ) -> dict[str, Any]:
     """`run(Bound(recipe, Path(".")), "runs/questions")`: every row of every step, and what all runs there used together.
 
     only   so many rows of each step go on: a preview, whose answers the whole run finds on disk
-    live   is given a line of progress now and then
+    live   is told several times a second how far it is
 
     Raises `BudgetError` or `EndpointError` when no more calls can be made; what was answered until then is kept, and the same call
     goes on from there.
@@ -46,25 +48,23 @@ def run(
         }
 
 
-async def _run(bound: Bound, store: Store, only: int | None, live: Callable[[str], None], first_pause: float) -> dict[str, Tally]:
+async def _run(bound: Bound, store: Store, only: int | None, live: Callable[[Now], None], first_pause: float) -> dict[str, Tally]:
     ledger = Ledger(bound.recipe.budget, store.usage())
-    before, started, next_line = ledger.spent, time.monotonic(), 0.0
-
-    def tell() -> None:
-        nonlocal next_line
-        if (now := time.monotonic()) >= next_line:
-            next_line = now + 0.2
-            live(_line(running.tallies, ledger.spent - before, ledger.spent, now - started, client.refused))
-
+    before = ledger.spent
     async with Client(bound.recipe.models.values(), store, ledger, first_pause) as client:
-        running = Running(bound, store, client, only, tell)
-        return await running.run()
+        running = Running(bound, store, client, only)
+        watch = Watch(bound.recipe, forecast(bound), running.tallies, only)
 
+        async def watching() -> None:
+            while True:
+                live(watch.now(ledger.spent - before, ledger.spent, client.refused))
+                await asyncio.sleep(BETWEEN)
 
-def _line(tallies: dict[str, Tally], now: Usage, ever: Usage, seconds: float, refused: int) -> str:
-    steps = "  ".join(f"{name} {tally.done:,}/{tally.taken:,}" for name, tally in tallies.items() if tally.taken)
-    money = f"  cost {ever.money:.4f}" if ever.money else ""
-    return f"{steps}  {now.calls / max(seconds, 1e-9):.1f} calls/s  {refused} times pushed back  {ever.tokens:,} tokens{money}"
+        watcher = asyncio.create_task(watching())
+        try:
+            return await running.run()
+        finally:
+            watcher.cancel()
 
 
 def _plain(tally: Tally) -> dict[str, Any]:
