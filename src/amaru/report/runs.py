@@ -6,6 +6,7 @@ from pathlib import Path
 from amaru.config.records import read_record
 from amaru.errors import ArtifactError
 from amaru.report.adapt import adapt_page
+from amaru.report.claim import claim_page
 from amaru.report.compression import compression_page
 from amaru.report.compression_claims import compression_claims_page
 from amaru.report.demo import demo_page
@@ -38,8 +39,9 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
     if not (directory / "run.json").exists():
         raise ArtifactError(f"{directory} is no run directory: it has no run.json. Give what was the --out of a verb.")
     kind = read_record(directory / "run.json").get("kind")
-    if kind not in PAGES:
+    claims = str(kind).startswith("reproduce-")
+    if kind not in PAGES and not claims:
         raise ArtifactError(f"{directory} is a {kind} run, which has no report; those of {', '.join(PAGES)} have.")
     path = Path(out) if out else directory / "report.html"
-    PAGES[kind](directory).save(path)
+    PAGES.get(str(kind), claim_page)(directory).save(path)
     return path

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,12 +11,17 @@ from amaru.errors import ConfigError
 from amaru.recipes.reproduce import fp8, tied_lora, tied_lora_verdict
 from amaru.recipes.reproduce.compression import claim as compression
 from amaru.recipes.reproduce.compression.settings import CompressionClaims
+from amaru.recipes.reproduce.speed import claim as speed
+from amaru.recipes.reproduce.speed import constant, fits, hymba_cache
+from amaru.recipes.reproduce.speed.settings import FortySevenB, FourB, LongContext, SpeedClaim
 
 
 class Claim(NamedTuple):
     """`sentence` is what the paper says; `make(recipe, run)` fills the cells that are missing, `judge(directory)` reads them all.
 
-    `side_by_side` says that `make` takes `jobs`, how many cells are made at a time.
+    `judge` gives a verdict, a sentence, the names of what is missing, and findings under "claims" where there are several. `setting` is
+    how they were found where they do not say it themselves. `side_by_side` says that `make` takes `jobs`, how many cells are made at a
+    time.
     """
 
     sentence: str
@@ -23,24 +29,53 @@ class Claim(NamedTuple):
     make: Callable[..., None]
     judge: Callable[[Path], dict[str, Any]]
     side_by_side: bool = False
+    setting: str = ""
+
+
+def _speed(sentence: str, recipe: type[SpeedClaim]) -> Claim:
+    return Claim(sentence, recipe, speed.make, partial(speed.judge, recipe))
 
 
 CLAIMS = {
+    "long-context": _speed("Nemotron-H is up to 3 times as fast as Transformers of its size, 64k in, 1k out (2504.03624).", LongContext),
+    "constant-cost": Claim(
+        "Mamba-2 layers take constant computation and memory per generated token (2504.03624, 1).",
+        constant.ConstantCost,
+        constant.make,
+        constant.judge,
+    ),
+    "4b": _speed("Nemotron-H-4B is 2.2 times as fast as Phi-4-mini and 1.35 times as fast as its parent (2504.11409).", FourB),
+    "47b": _speed("MiniPuzzle: Nemotron-H-47B is 1.2 times as fast as the 56B (2504.03624, 3).", FortySevenB),
+    "fp8": Claim(
+        "Trained in FP8, the loss is within 0.1 % of that in BF16 (2504.03624, 2.3).",
+        fp8.Fp8Pairs,
+        fp8.make,
+        fp8.judge,
+        setting="Pairs of 3.7 M parameters, three seeds, and one of 15 M; no FP8 hardware here: its arithmetic is emulated",
+    ),
     "compression": Claim(
         "Group-aware pruning, Mamba axes, distillation with 40 times fewer tokens (Minitron-SSM, MiniPuzzle, Puzzle).",
         CompressionClaims,
         compression.make,
         compression.judge,
         side_by_side=True,
+        setting="Three parents of 3.7 M parameters and one of 15 M, trained, cut and distilled on this CPU",
     ),
-    "fp8": Claim("Trained in FP8, the loss is within 0.1 % of that in BF16 (Nemotron-H, 2.3).", fp8.Fp8Pairs, fp8.make, fp8.judge),
+    "hymba-cache": Claim(
+        "Hymba-1.5B's cache is 11.67 times smaller than that of Llama-3.2-3B, and it is 3.49 times as fast (2411.13676).",
+        hymba_cache.HymbaCache,
+        hymba_cache.make,
+        hymba_cache.judge,
+    ),
     "tied-lora": Claim(
-        "Tied-LoRA is within 1 to 2 % of LoRA with an eighth of its numbers, at ranks 2 to 128 (arXiv 2311.09578).",
+        "Tied-LoRA is within 1 to 2 % of LoRA with an eighth of its numbers, at ranks 2 to 128 (2311.09578).",
         tied_lora.TiedLoraTrials,
         tied_lora.make,
         tied_lora_verdict.judge,
         side_by_side=True,
+        setting="A hybrid and a Transformer of about 2 M parameters, trained on this CPU, three seeds",
     ),
+    "nemotron-4-fits": Claim("Nemotron-4 340B in FP8 fits eight H100 (2406.11704).", fits.Fits, fits.make, fits.judge),
 }
 
 
