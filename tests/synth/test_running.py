@@ -212,8 +212,8 @@ def test_pairs_are_the_best_and_the_worst_answer_of_each_prompt(tmp_path):
     recipe = bound("http://127.0.0.1:1/v1", steps)
     tallies, found = asyncio.run(run(recipe, tmp_path / "s.sqlite"))
     assert [{name: value for name, value in row.items() if name != "id"} for row in found] == [
-        {"prompt": "a", "chosen_response": "a1", "rejected_response": "a0", "chosen_reward": 2.0, "rejected_reward": 0.5},
-        {"prompt": "c", "chosen_response": "c1", "rejected_response": "c0", "chosen_reward": 2.5, "rejected_reward": 0.0},
+        {"prompt": "a", "chosen_response": "a1", "rejected_response": "a0", "chosen_reward": 2.0, "rejected_reward": 0.5, "judge": "score"},
+        {"prompt": "c", "chosen_response": "c1", "rejected_response": "c0", "chosen_reward": 2.5, "rejected_reward": 0.0, "judge": "score"},
     ]
     assert tallies["pairs"].dropped == {"answers too close to each other": 4}
     assert sorted(tallies["halves"].failed.values()) == [1, 1]  # a row without a score, and one whose score is text

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from amaru.config import fingerprint_bytes
@@ -18,8 +18,20 @@ from amaru.synth.store import Store
 from amaru.synth.structured import Unusable
 
 T = TypeVar("T")
+Read = Callable[[Mapping[str, Any]], str]  # of a choice of the endpoint's answer what is kept
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 FREE = Price(prompt=0, completion=0)
+
+
+def said(choice: Mapping[str, Any]) -> str:
+    """The text of the message; raises `Broken` for a choice without."""
+    try:
+        content = choice["message"]["content"]
+    except (KeyError, TypeError):
+        raise Broken("the body holds no choice with a message") from None
+    if not isinstance(content, str):
+        raise Broken("the message holds no text")
+    return content
 
 
 class Failed(Exception):
@@ -61,11 +73,12 @@ class Client:
         for connections in self._connections.values():
             await connections.close()
 
-    async def ask(self, endpoint: Endpoint, call: Call, step: str, accept: Callable[[Answer], T]) -> T:
+    async def ask(self, endpoint: Endpoint, call: Call, step: str, accept: Callable[[Answer], T], read: Read = said) -> T:
         """What `accept` makes of the answer, from disk if it was answered before.
 
-        `accept` raises `Unusable` for an answer that will not do; it is kept among the failures, and the call tried again. Raises
-        `Failed` when all attempts came to nothing, `BudgetError` and `EndpointError` when no call can be made any more.
+        `read` takes what is kept from the endpoint's answer. `accept` raises `Unusable` for an answer that will not do; it is kept among
+        the failures, and the call tried again. Raises `Failed` when all attempts came to nothing, `BudgetError` and `EndpointError` when
+        no call can be made any more.
         """
         key = call.key
         while (other := self._under_way.get(key)) is not None:
@@ -77,16 +90,16 @@ class Client:
                 await self.store.lament(call, step, f"no longer of use: {problem}", kept.usage, kept.content)
         self._under_way[key] = done = asyncio.get_running_loop().create_future()
         try:
-            return await self._persist(endpoint, call, step, accept)
+            return await self._persist(endpoint, call, step, accept, read)
         finally:
             del self._under_way[key]
             done.set_result(None)
 
-    async def _persist(self, endpoint: Endpoint, call: Call, step: str, accept: Callable[[Answer], T]) -> T:
+    async def _persist(self, endpoint: Endpoint, call: Call, step: str, accept: Callable[[Answer], T], read: Read) -> T:
         give_up, tried = time.monotonic() + endpoint.patience, 0
         for pause in self._pauses():
             try:
-                return await self._once(endpoint, call, step, accept, tried)
+                return await self._once(endpoint, call, step, accept, read, tried)
             except PushedBack as push:
                 reason, wait = push.reason, max(pause, push.wait)
                 if push.busy and time.monotonic() + wait < give_up:
@@ -101,13 +114,13 @@ class Client:
             await asyncio.sleep(wait)
         raise AssertionError("pauses never end")
 
-    async def _once(self, endpoint: Endpoint, call: Call, step: str, accept: Callable[[Answer], T], tried: int) -> T:
+    async def _once(self, endpoint: Endpoint, call: Call, step: str, accept: Callable[[Answer], T], read: Read, tried: int) -> T:
         """One attempt; whatever came of it is on disk when this returns or raises."""
         limit, most = self.limits[_place(endpoint)], _most(endpoint, call)
         async with limit.slot() as began, self.ledger.reserved(most) as receipt:
             start = time.monotonic()
             try:
-                answer = await self._post(endpoint, call, tried, most)
+                answer = await self._post(endpoint, call, read, tried, most)
             except PushedBack as push:
                 self.refused += 1
                 limit.pushed_back(began, push.wait)
@@ -128,12 +141,12 @@ class Client:
             await self.store.keep(call, step, answer, time.monotonic() - start)
             return content
 
-    async def _post(self, endpoint: Endpoint, call: Call, tried: int, most: Usage) -> Answer:
+    async def _post(self, endpoint: Endpoint, call: Call, read: Read, tried: int, most: Usage) -> Answer:
         url = f"{endpoint.url.rstrip('/')}/chat/completions"
         headers = self._headers[endpoint.url, endpoint.key]
         with self._connections[endpoint.url].one() as http:
             body = await post(http, url, headers, _body(endpoint, call, tried), endpoint.timeout)
-        return _answer(body, endpoint.price or FREE, most)
+        return _answer(body, read, endpoint.price or FREE, most)
 
     def _pauses(self) -> Iterable[float]:
         """Twice as long each time, and at random between half of that and all, so that those who failed together come apart."""
@@ -162,15 +175,14 @@ def _body(endpoint: Endpoint, call: Call, tried: int) -> dict[str, Any]:
     return body
 
 
-def _answer(body: dict[str, Any], price: Price, most: Usage) -> Answer:
+def _answer(body: dict[str, Any], read: Read, price: Price, most: Usage) -> Answer:
     """The first choice; an endpoint that tells no usage is taken to have used the most that was possible."""
     try:
         choice = body["choices"][0]
-        content, finish = choice["message"]["content"], choice.get("finish_reason") or "stop"
+        finish = choice.get("finish_reason") or "stop"
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise Broken("the body holds no choice with a message") from None
-    if not isinstance(content, str):
-        raise Broken("the message holds no text")
+        raise Broken("the body holds no choice") from None
+    content = read(choice)
     told = body.get("usage") or {}
     prompt, completion = told.get("prompt_tokens", most.prompt_tokens), told.get("completion_tokens", most.completion_tokens)
     return Answer(content, finish, Usage(1, prompt, completion, price.of(prompt, completion)))

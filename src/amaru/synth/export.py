@@ -9,7 +9,7 @@ from amaru.config import atomic_file
 from amaru.errors import BackendError, ConfigError, DataError
 from amaru.synth.reading import Finished, read_rows, results
 from amaru.synth.recipe import Bound
-from amaru.synth.steps import Asking, Seeds
+from amaru.synth.steps import Starting
 from amaru.synth.store import Store
 
 
@@ -43,11 +43,14 @@ def card(bound: Bound, store: Store, found: list[Finished], facts: Mapping[str, 
         [step.name, step.kind, f"{len(each.rows):,}", f"{each.failed:,}", f"{each.unfinished:,}", f"{store.usage(step.name).calls:,}"]
         for step, each in zip(recipe.steps, found, strict=True)
     ]
-    asking = [(number, step) for number, step in enumerate(recipe.steps) if isinstance(step, Asking)]
-    used = sorted({step.model for _, step in asking})
+    used = sorted({asked.model for step in recipe.steps for asked in step.asks()})
     models = [[name, recipe.models[name].model, recipe.models[name].url] for name in used]
-    prompts = [[step.name, bound.prompts[number].name, bound.prompts[number].version] for number, step in asking]
-    people = sum(len(each.rows) for step, each in zip(recipe.steps, found, strict=True) if isinstance(step, Seeds))
+    prompts = [
+        [step.name, prompt.name, prompt.version]
+        for step, named in zip(recipe.steps, bound.prompts, strict=True)
+        for prompt in named.values()
+    ]
+    people = sum(len(each.rows) for step, each in zip(recipe.steps, found, strict=True) if isinstance(step, Starting))
     return "\n".join(
         [
             f"# {Path(facts['file']).stem}\n",

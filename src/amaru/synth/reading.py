@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from amaru.synth.gathering import gather
-from amaru.synth.making import START, Row, placed, seeds
+from amaru.synth.making import seeds
 from amaru.synth.recipe import Bound
-from amaru.synth.steps import Pairs, Seeds, Unique
+from amaru.synth.row import START, Row, placed
+from amaru.synth.steps import Gathering, Starting
 from amaru.synth.store import FAILED, Store
 
 
@@ -26,9 +27,9 @@ def read_rows(bound: Bound, store: Store) -> list[Finished]:
     for number, step in enumerate(bound.recipe.steps):
         before = [row for other in bound.recipe.before(number) for row in found[other].rows]
         taken = sorted(before, key=lambda row: row.place) if bound.recipe.before(number) else [START]
-        if isinstance(step, Seeds):
+        if isinstance(step, Starting):
             found.append(Finished(placed(number, START, seeds(bound, number))))
-        elif isinstance(step, Unique | Pairs):
+        elif isinstance(step, Gathering):
             found.append(Finished([row for _, row in gather(bound, number, taken).rows]))
         else:
             found.append(_finished(bound, number, taken, store))

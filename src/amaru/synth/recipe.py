@@ -4,15 +4,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from amaru.config import Config, fingerprint_bytes, fingerprint_file, to_dict
-from amaru.data.contamination import Contamination
+from amaru.config import Config, fingerprint_bytes, to_dict
 from amaru.errors import ConfigError
 from amaru.synth.budget import Budget
 from amaru.synth.endpoint import Endpoint, Sampling
-from amaru.synth.prompt import Expression, Prompt, find_prompt
-from amaru.synth.steps import Asking, Columns, Decontaminate, Fields, Filter, Joined, Listed, Pairs, Python, Step, Text, Unique
-
-GIVEN = {"count"}  # what a prompt is given besides the columns
+from amaru.synth.prompt import find_prompt
+from amaru.synth.steps import Asked, Joined, Starting, Step, Unique
 
 
 class SynthRecipe(Config):
@@ -42,13 +39,16 @@ class SynthRecipe(Config):
             for other in self.steps:
                 if step.after and isinstance(other, Unique) and other.name in step.after and set(other.after or ()) & set(step.after):
                     raise ConfigError(f"Step {step.name} would take rows twice: with and without {other.name}, which passes them on.")
-            if isinstance(step, Asking) and step.model not in self.models:
-                raise ConfigError(f"Step {step.name} asks model '{step.model}'. There is: {', '.join(self.models)}.")
+            for asked in step.asks():
+                if asked.model not in self.models:
+                    raise ConfigError(f"Step {step.name} asks model '{asked.model}'. There is: {', '.join(self.models)}.")
             known.add(step.name)
 
     def before(self, number: int) -> tuple[int, ...]:
         """The numbers of the steps whose rows step `number` takes; none for one that starts from a row without columns."""
         after = self.steps[number].after
+        if isinstance(self.steps[number], Starting):
+            return ()
         if after is None:
             return (number - 1,) if number else ()
         return tuple(other for other, step in enumerate(self.steps) if step.name in after)
@@ -73,7 +73,7 @@ def find_recipe(named: Path) -> Path:
 
 
 class Bound:
-    """A recipe with all that its steps name (prompts, functions) found beside it; `directory` is where the recipe lies.
+    """A recipe with all that its steps name (prompts, functions, files) found beside it; `directory` is where the recipe lies.
 
     Raises `ConfigError` for a prompt that cannot be found or that needs a column which no step above it makes.
     """
@@ -81,26 +81,8 @@ class Bound:
     def __init__(self, recipe: SynthRecipe, directory: Path) -> None:
         self.recipe = recipe
         self.directory = directory
-        self.prompts = {
-            number: find_prompt(step.prompt, directory) for number, step in enumerate(recipe.steps) if isinstance(step, Asking)
-        }
-        self.templates = {
-            number: {name: Prompt(f"{step.name}.{name}", text) for name, text in step.set.items()}
-            for number, step in enumerate(recipe.steps)
-            if isinstance(step, Columns)
-        }
-        self.computed = {
-            number: {name: Expression(text) for name, text in step.compute.items()}
-            for number, step in enumerate(recipe.steps)
-            if isinstance(step, Columns)
-        }
-        self.filters = {number: Expression(step.where) for number, step in enumerate(recipe.steps) if isinstance(step, Filter)}
-        self.evaluations = {
-            number: Contamination([directory / file for file in step.against], step.run, step.fields)
-            for number, step in enumerate(recipe.steps)
-            if isinstance(step, Decontaminate)
-        }
-        self.functions = {number: step.load(directory) for number, step in enumerate(recipe.steps) if isinstance(step, Python)}
+        self.prompts = [{role: find_prompt(named, directory) for role, named in step.prompts().items()} for step in recipe.steps]
+        self.found = [step.find(directory) for step in recipe.steps]
         self._check_columns()
         self._versions = [self._version(number) for number in range(len(recipe.steps))]
 
@@ -108,22 +90,19 @@ class Bound:
         """The key of what a step makes of the row of that key: a hash of all that decides it, back to the first step."""
         return fingerprint_bytes(self._versions[number], row)
 
-    def sampling(self, number: int) -> Sampling:
-        step = self.recipe.steps[number]
-        assert isinstance(step, Asking)
-        return step.sampling or self.recipe.models[step.model].sampling
+    def sampling(self, asked: Asked) -> Sampling:
+        return asked.sampling or self.recipe.models[asked.model].sampling
 
     def _version(self, number: int) -> str:
         step = self.recipe.steps[number]
         said = {name: value for name, value in to_dict(step).items() if name not in ("after", "model", "prompt")}
-        parts = [str(said)]
-        if isinstance(step, Asking):
-            endpoint = self.recipe.models[step.model]
-            parts += [endpoint.url, endpoint.model, endpoint.system or "", str(self.sampling(number).sent), self.prompts[number].version]
-        if isinstance(step, Columns):
+        parts = [str(said), *step.decided_by(self.directory)]
+        for asked in step.asks():
+            endpoint = self.recipe.models[asked.model]
+            parts += [endpoint.url, endpoint.model, endpoint.system or "", str(self.sampling(asked).sent)]
+        parts += [prompt.version for prompt in self.prompts[number].values()]
+        if step.draws:
             parts.append(str(self.recipe.seed))
-        if isinstance(step, Decontaminate):
-            parts += [fingerprint_file(self.directory / file) for file in step.against]
         return fingerprint_bytes(*parts)
 
     def _check_columns(self) -> None:
@@ -132,30 +111,15 @@ class Bound:
             before = [made[other] for other in self.recipe.before(number)]
             known = [each for each in before if each is not None]
             has = set.intersection(*known) if known and len(known) == len(before) else None if before else set[str]()
-            if has is not None and number in self.prompts:
-                self._require(step, self.prompts[number], has)
-            made.append(_columns(step, has))
+            if has is not None:
+                self._require(number, step, has)
+            made.append(step.makes(has))
 
-    @staticmethod
-    def _require(step: Joined, prompt: Prompt, has: set[str]) -> None:
-        if missing := sorted(prompt.needs - has - GIVEN):
-            there = f"there is {', '.join(sorted(has))}" if has else "there are none"
-            raise ConfigError(f"The prompt of step {step.name} needs column {', '.join(missing)}, which no step before makes; {there}.")
-
-
-def _columns(step: Step, has: set[str] | None) -> set[str] | None:
-    """The columns that all rows of a step have, where the recipe tells."""
-    match step:
-        case Text() | Listed():
-            return None if has is None else has | {step.column}
-        case Fields():
-            return None if has is None else has | set(step.schema.get("required", ()))
-        case Columns():
-            return None if has is None else has | step.set.keys() | step.compute.keys() | step.choose.keys()
-        case Pairs():
-            return {"prompt", "chosen_response", "rejected_response", "chosen_reward", "rejected_reward"}
-        case Python():
-            return None
-        case _ if step.kind == "seeds":
-            return None if step.file else set.intersection(*(set(row) for row in step.rows))
-    return has
+    def _require(self, number: int, step: Joined, has: set[str]) -> None:
+        there = f"there is {', '.join(sorted(has))}" if has else "there are none"
+        for prompt in self.prompts[number].values():
+            if missing := sorted(prompt.needs - has - step.gives):
+                lacks = f"needs column {', '.join(missing)}, which no step before makes"
+                raise ConfigError(f"The prompt of step {step.name} {lacks}; {there}.")
+        if missing := sorted(step.needs() - has):
+            raise ConfigError(f"Step {step.name} reads column {', '.join(missing)}, which no step before makes; {there}.")

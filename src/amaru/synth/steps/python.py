@@ -1,0 +1,55 @@
+"""Functions of one's own."""
+
+import asyncio
+import importlib
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from amaru.errors import ConfigError
+from amaru.synth.row import Dropped
+from amaru.synth.steps.step import Done, Known, Making
+from amaru.synth.unit import Unit
+
+
+class Python(Making):
+    """A function of your own, `rows.py:shorten` beside the recipe or `package.module:name`: a dict in, a dict, a list of them or None out.
+
+    `version` is part of what its results are known by: change it when the function changes.
+    """
+
+    kind: Literal["python"]
+    function: str = Field(pattern=r"^[\w./-]+:\w+$")
+    version: int = 1
+
+    def makes(self, has: Known) -> Known:
+        return None
+
+    def find(self, directory: Path) -> Callable[[dict[str, Any]], Any]:
+        """Raises `ConfigError` when there is no such function."""
+        place, _, name = self.function.partition(":")
+        try:
+            if not place.endswith(".py"):
+                return getattr(importlib.import_module(place), name)
+            spec = importlib.util.spec_from_file_location(Path(place).stem, directory / place)
+            assert spec and spec.loader
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return getattr(module, name)
+        except (ImportError, FileNotFoundError, AttributeError) as error:
+            raise ConfigError(f"Step {self.name} has no function {self.function}: {error}.") from None
+
+    async def make(self, unit: Unit) -> list[Done]:
+        try:
+            made = await asyncio.to_thread(unit.found, dict(unit.columns))
+            json.dumps(made)
+        except Exception as error:
+            raise ConfigError(f"{self.function} in step {self.name} ended in {type(error).__name__}: {error}.") from error
+        made = [made] if isinstance(made, dict) else made
+        if not made:
+            raise Dropped(f"{self.function} gave nothing")
+        return [(columns, ()) for columns in made]
