@@ -18,7 +18,7 @@ def beside(
     decode: Annotated[str, typer.Option(help="Sequences that decode together.")] = "1,8,32",
     json: JsonFlag = False,
 ) -> None:
-    """Measure tokens per second of several checkpoints, each in turn and twice, so that a machine that slows down slows all of them."""
+    """Measure tokens per second of several checkpoints, in turns so short that a machine that slows down slows all of them."""
     from amaru.config import to_dict
     from amaru.recipes.bench.beside import run
     from amaru.recipes.bench.infer import Bench

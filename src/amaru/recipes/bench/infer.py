@@ -2,7 +2,7 @@
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from amaru.models.devices import Device, Machine
 from amaru.models.targets import Request
 from amaru.ops.heap import keep_freed_memory
 from amaru.recipes.bench.ask import ask
-from amaru.recipes.bench.limits import Probe, best, this_machine
+from amaru.recipes.bench.limits import Probe, this_machine
 from amaru.serve.forward import CHUNK_TOKENS, Work, advance
 from amaru.serve.speed import seconds
 
@@ -114,7 +114,10 @@ def run(
     probe = (lambda: known) if device else Probe(decoder.embedding.weight.dtype)
 
     def ours() -> dict[str, Taken]:
-        found = {name: _taken(decoder, name, bench, probe) for name in _told_rows(bench, progress)}
+        found = {}
+        for name in bench.rows:
+            progress(f"amaru: {name}")
+            found[name] = _taken(decoder, name, bench, probe)
         note(_told("amaru", {name: taken.rate for name, taken in found.items()}))
         return found
 
@@ -135,24 +138,9 @@ def run(
     )
 
 
-def rates(decoder: Decoder, bench: Bench, progress: Progress) -> dict[str, float]:
-    """Tokens per second of every row."""
-    found = {}
-    for row in _told_rows(bench, progress):
-        tokens, work = _work(decoder, row, bench)
-        found[row] = tokens / best(work, bench.repeats)
-    return found
-
-
-def _told_rows(bench: Bench, progress: Progress) -> Iterator[str]:
-    for row in bench.rows:
-        progress(f"amaru: {row}")
-        yield row
-
-
 def _taken(decoder: Decoder, row: str, bench: Bench, probe: Callable[[], Device]) -> Taken:
     """The fastest of some repetitions, with the better of what was measured before and after it."""
-    tokens, work = _work(decoder, row, bench)
+    tokens, work = work_of(decoder, row, bench)
     work()
     before, found = probe(), []
     for _ in range(bench.repeats):
@@ -167,8 +155,8 @@ def _better(one: Device, other: Device) -> Device:
     return replace(one, bandwidth=max(one.bandwidth or 0.0, other.bandwidth or 0.0), flops=flops)
 
 
-def _work(decoder: Decoder, row: str, bench: Bench) -> tuple[int, Callable[[], None]]:
-    """A repetition of this row, and how many tokens it takes in or writes."""
+def work_of(decoder: Decoder, row: str, bench: Bench) -> tuple[int, Callable[[], None]]:
+    """`work_of(decoder, "decode 8", bench)`: how many tokens a repetition of the row takes in or writes, and the repetition."""
     kind, count, state = _parts(row)
     decoder.state_dtype = torch.bfloat16 if state == "bf16" else None
     try:
