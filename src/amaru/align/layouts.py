@@ -6,6 +6,7 @@
     UltraFeedback  instruction, completions: response, model, annotations, fine-grained_score
     preference     prompt, response_1, response_2, preference_strength: HelpSteer2
     ratings        prompt, response and the five attributes: HelpSteer2, where all rows of one prompt make a comparison
+    rated          messages that end with an answer, and its attributes by name; joined as those
     LLMBar         input, output_1, output_2, label
 """
 
@@ -24,7 +25,7 @@ ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosit
 PROMPTS = ("prompt", "question", "instruction", "input")
 REWARDS = ("{}_reward", "{}_score", "score_{}", "{}-rating")  # of the chosen and of the rejected answer
 TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")  # between the turns of a HelpSteer2 prompt
-RATINGS = "ratings"
+RATINGS = ("ratings", "rated")  # a row holds one answer, and all rows of one prompt make a comparison
 
 
 class Recognised(NamedTuple):
@@ -109,6 +110,14 @@ def _ratings(source: str, record: Record) -> Read:
     return helpsteer_turns(_text(source, "prompt", record["prompt"])), [answer], False
 
 
+def _rated(source: str, record: Record) -> Read:
+    if not isinstance(record["attributes"], dict):
+        raise DataError(f"{source}: attributes must be numbers by name; it is {type(record['attributes']).__name__}.")
+    before, answer = _said(source, "messages", record["messages"])
+    attributes = {name: _number(source, name, value) for name, value in record["attributes"].items() if value is not None}
+    return before, [Answer(answer, _reward(source, "score", record.get("score")), attributes)], False
+
+
 def _llmbar(source: str, record: Record) -> Read:
     if record["label"] not in (1, 2):
         raise DataError(f"{source}: label is which output is better, 1 or 2; got {record['label']!r}.")
@@ -122,7 +131,8 @@ LAYOUTS = {
     "responses": (("chosen_response", "rejected_response"), _responses),
     "UltraFeedback": (("instruction", "completions"), _ultrafeedback),
     "preference": (("prompt", "response_1", "response_2", "preference_strength"), _preference),
-    RATINGS: (("prompt", "response", ATTRIBUTES[0]), _ratings),
+    RATINGS[0]: (("prompt", "response", ATTRIBUTES[0]), _ratings),
+    RATINGS[1]: (("messages", "attributes"), _rated),
     "LLMBar": (("input", "output_1", "output_2", "label"), _llmbar),
 }
 

@@ -55,6 +55,20 @@ def overlap(some: Iterable[Comparison], asked: Iterable[Sequence[Mapping[str, An
     return Overlap(len(own), len(prompts), tuple(each.source for each in own if each.prompt in prompts))
 
 
+def unlike(some: Iterable[Comparison], *, rewards: bool) -> list[Dropped]:
+    """Those that a loss can make nothing of: without `rewards` it needs an answer that is better than another, else rewards."""
+    found = []
+    for each in some:
+        if rewards and each.rewards is None:
+            known = ", ".join(sorted(each.answers[0].attributes))
+            hint = f" Its answers are rated by {known}: make the reward of these with --reward." if known else ""
+            found.append(Dropped(each.source, "rewards are missing", f"{each.source}: rpo needs a reward for every answer.{hint}"))
+        elif not rewards and not each.pairs:
+            sentence = f"{each.source}: none of its answers is better than another, by reward or by the order of the file."
+            found.append(Dropped(each.source, "no answer is better than another", sentence))
+    return found
+
+
 def _answered(turns: Sequence[Mapping[str, Any]]) -> Iterator[int]:
     """Where the prompts end that an assistant answered, and the whole where nobody did."""
     places = [place for place, turn in enumerate(turns) if turn.get("role") == "assistant"]
@@ -101,7 +115,7 @@ def _by_prompt(rows: Iterable[tuple[str, Comparison]]) -> Iterator[Comparison]:
     """Rows of one rated answer each, joined where they answer the same prompt; others as they are."""
     joined: dict[str, Comparison] = {}
     for layout, row in rows:
-        if layout != RATINGS:
+        if layout not in RATINGS:
             yield row
             continue
         key = json.dumps(row.messages)
