@@ -93,17 +93,20 @@ class Dropped(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparisons:
-    """What was found in some files; `layouts` counts rows by layout, `repeated` comparisons whose prompt came before with other answers."""
+    """What was found in some files; `layouts` counts rows by layout, `repeated` comparisons whose prompt came before with other answers,
+    `trained_on` those whose prompt the model was fine-tuned on, where that was looked at."""
 
     found: tuple[Comparison, ...]
     files: int
     layouts: Mapping[str, int]
     dropped: tuple[Dropped, ...] = ()
     repeated: int = 0
+    trained_on: int = 0
 
     def __str__(self) -> str:
         layouts = ", ".join(f"{count:,} rows of {layout}" for layout, count in self.layouts.items())
         more = f"; {self.repeated:,} ask what another asks too" * bool(self.repeated)
+        more += f"; {self.trained_on:,} ask what the model was fine-tuned on" * bool(self.trained_on)
         return f"{len(self.found):,} comparisons from {self.files} files ({layouts}){more}{told(self.dropped)}"
 
     @property

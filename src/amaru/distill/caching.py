@@ -48,7 +48,7 @@ def fill(
     directory = Path(directory)
     if kept.top is not None and kept.top >= vocab:
         kept = replace(kept, top=None)
-    with _alone(directory):
+    with alone(directory):
         cache = _begun(directory, made_from, kept, vocab)
         writer, live, seen, done = _Writer(cache), None, set[bytes](), 0
         for batch in batches:
@@ -126,7 +126,8 @@ class _Writer:
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def alone(directory: Path) -> Iterator[None]:
+    """The directory, made if it is not there, with nobody else filling it; raises `ArtifactError` where somebody is."""
     with storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         lock = (directory / ".lock").open("w")

@@ -13,6 +13,7 @@ from amaru.report.demo import demo_page
 from amaru.report.distillation import distillation_page
 from amaru.report.fp8 import fp8_page
 from amaru.report.page import Page
+from amaru.report.preference import preference_page
 from amaru.report.sft import sft_page
 from amaru.report.tied_lora import tied_lora_page
 from amaru.report.training import training_page
@@ -21,6 +22,7 @@ PAGES: dict[str, Callable[[Path], Page]] = {
     "train": training_page,
     "sft": sft_page,
     "adapt": adapt_page,
+    "prefer": preference_page,
     "distill": distillation_page,
     "compress": compression_page,
     "demo": demo_page,

@@ -1,7 +1,7 @@
 """What a training step minimises: a function of model and batch. `distill` brings others of the same shape."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from amaru.data.loader import TrainingBatch
 from amaru.data.packing import IGNORED
@@ -12,9 +12,21 @@ from amaru.ops.head_loss import TokenCrossEntropy, head_loss
 
 
 class Objective(Protocol):
-    """`objective(model, batch)` gives the loss of one batch, as a mean over its targets, with a gradient."""
+    """`objective(model, batch)` gives the loss of one batch, as a mean over its targets (`Counting`: or others), with a gradient."""
 
     def __call__(self, model: Decoder, batch: TrainingBatch, /) -> Loss: ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """An objective whose mean is over something else than targets, such as pairs: by that its micro-batches count."""
+
+    def over(self, batch: TrainingBatch) -> int: ...
+
+
+def counted(objective: Objective, batch: TrainingBatch) -> int:
+    """How many things the mean of a batch is over."""
+    return objective.over(batch) if isinstance(objective, Counting) else batch.target_tokens
 
 
 @dataclass(frozen=True)

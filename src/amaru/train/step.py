@@ -15,7 +15,7 @@ from amaru.models.loss import Loss
 from amaru.train.balance import Balance
 from amaru.train.guard import Verdict
 from amaru.train.metrics import Past, StepMetrics
-from amaru.train.objective import Objective
+from amaru.train.objective import Objective, counted
 from amaru.train.optim import AdamW
 from amaru.train.placement import ALONE, Placement
 from amaru.train.settings import TrainConfig
@@ -103,12 +103,12 @@ def passes(rows: int, row_length: int, most_tokens: int | None) -> int:
 def accumulate(model: Decoder, objective: Objective, batches: Sequence[TrainingBatch], placement: Placement = ALONE) -> Loss:
     """`loss = accumulate(model, CrossEntropy(), micro_batches(loader, step, 4096))`: gradients are added to those that are there.
 
-    Every micro-batch counts by its targets, those of all processes, so loss, parts and gradients are those of all rows in one
-    batch, to rounding; memory is that of the largest. The loss comes back without a graph. Raises `TrainingError` when nothing is
-    to be predicted.
+    Every micro-batch counts by its targets, or what else the mean is over, those of all processes, so loss, parts and gradients are
+    those of all rows in one batch, to rounding; memory is that of the largest. The loss comes back without a graph. Raises
+    `TrainingError` when nothing is to be predicted.
     """
-    counts = [batch.target_tokens for batch in batches]
-    total = round(placement.total([sum(counts)])[0])
+    counts = [counted(objective, batch) for batch in batches]
+    total, tokens = map(round, placement.total([sum(counts), sum(batch.target_tokens for batch in batches)]))
     if total == 0:
         raise TrainingError(f"There is nothing to predict in a batch of {len(batches[0].ids)} tokens: every target is ignored.")
     asked = [(batch, count / total) for batch, count in zip(batches, counts, strict=True) if count or placement.shares > 1]
@@ -116,7 +116,7 @@ def accumulate(model: Decoder, objective: Objective, batches: Sequence[TrainingB
     value = sum((share * loss.total for share, loss in losses), start=losses[0][1].total.new_zeros(()))
     parts = {name: sum(share * loss.parts[name] for share, loss in losses) for name in losses[0][1].parts}
     summed, *means = placement.total([value.item(), *parts.values()])
-    return Loss(total=torch.full_like(value, summed), tokens=total, parts=dict(zip(parts, means, strict=True)))
+    return Loss(total=torch.full_like(value, summed), tokens=tokens, parts=dict(zip(parts, means, strict=True)))
 
 
 def _learned(model: Decoder, objective: Objective, batch: TrainingBatch, share: float) -> Loss:
