@@ -5,6 +5,7 @@ from pathlib import Path
 from amaru.config.strict import build
 from amaru.synth.budget import Ledger
 from amaru.synth.client import Client
+from amaru.synth.making import Maker
 from amaru.synth.reading import read_rows, results
 from amaru.synth.recipe import Bound, SynthRecipe
 from amaru.synth.running import Running
@@ -34,5 +35,5 @@ async def run(recipe, path, **given):
     """Tallies and the rows at the end of the recipe."""
     with Store(path) as store:
         async with Client(recipe.recipe.models.values(), store, Ledger(recipe.recipe.budget, store.usage()), 0.005) as client:
-            tallies = await Running(recipe, store, client, **given).run()
+            tallies = await Running(recipe, store, Maker(recipe, client), **given).run()
         return tallies, list(results(recipe, read_rows(recipe, store)))

@@ -11,29 +11,36 @@ from rich.table import Table
 
 from amaru.cli.output import Finding, JsonFlag, emit
 from amaru.cli.synth_live import LiveTable
+from amaru.cli.synth_step import step
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file, or the name of one that is here: open_questions.")]
 Out = Annotated[Path, typer.Option(help="The directory that keeps every answer; the same command goes on from there.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting of the recipe, name=value; may come several times.")]
+Rows = Annotated[
+    list[str] | None, typer.Option("--rows", help="Rows of your own for a step that brings them, step=file; may come several times.")
+]
 
 
 def run(
     recipe: RecipeFile,
     out: Out,
     preview: Annotated[int | None, typer.Option(min=1, help="Take so many rows through every step, and show them.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Make the rows in so many processes; with --ray, of all its machines.")] = None,
+    ray: Annotated[str | None, typer.Option(help="The address of a Ray cluster (auto: that of this machine) whose machines work.")] = None,
     set_: Settings = None,
+    rows: Rows = None,
     json: JsonFlag = False,
 ) -> None:
     """Make the rows of a recipe; nothing that was answered before is asked again."""
     from amaru.synth import session
 
-    bound = _bound(recipe, set_)
+    bound = _bound(recipe, set_, rows)
     with LiveTable() as live:
-        result = session.run(bound, out, preview, live.update)
+        result = session.run(bound, out, preview, live.update, workers=workers, ray=ray)
     if preview:
         result["preview"] = _rows(bound, out)[:preview]
     words = ["amaru", "synth", "run" if preview else "export", str(recipe), "--out", str(out)]
-    words += [word for setting in set_ or () for word in ("--set", setting)]
+    words += [word for option, given in (("--set", set_), ("--rows", rows)) for each in given or () for word in (option, each)]
     result["next"] = shlex.join(words if preview else [*words, "--to", "data.jsonl"])
     emit(result, json=json, people=_print_run)
     if failed := sum(sum(step["failed"].values()) for step in result["steps"].values()):
@@ -44,6 +51,7 @@ def plan(
     recipe: RecipeFile,
     out: Annotated[Path | None, typer.Option(help="A directory with a preview or a run: its measured tokens are used.")] = None,
     set_: Settings = None,
+    rows: Rows = None,
     json: JsonFlag = False,
 ) -> None:
     """Tell what a recipe would ask: calls, tokens and money, step by step. Asks nothing."""
@@ -51,25 +59,25 @@ def plan(
     from amaru.synth.session import STORE
     from amaru.synth.store import Store
 
-    bound = _bound(recipe, set_)
+    bound = _bound(recipe, set_, rows)
     if out and (out / STORE).exists():
         with Store(out / STORE) as store:
             steps = forecast(bound, store)
     else:
         steps = forecast(bound)
-    rows = [
+    told = [
         {"name": each.name, "kind": each.kind, "after": list(each.after), "taken": each.taken, "rows": each.rows}
         | vars(each.usage)
         | {"measured": each.measured}
         for each in steps
     ]
-    total = {name: sum(row[name] for row in rows) for name in ("calls", "prompt_tokens", "completion_tokens", "money")}
-    emit({"steps": rows, "total": total}, json=json, people=_print_plan)
+    total = {name: sum(step[name] for step in told) for name in ("calls", "prompt_tokens", "completion_tokens", "money")}
+    emit({"steps": told, "total": total}, json=json, people=_print_plan)
 
 
-def graph(recipe: RecipeFile, set_: Settings = None, json: JsonFlag = False) -> None:
+def graph(recipe: RecipeFile, set_: Settings = None, rows: Rows = None, json: JsonFlag = False) -> None:
     """Print the steps of a recipe as a Mermaid graph."""
-    bound = _bound(recipe, set_)
+    bound = _bound(recipe, set_, rows)
     steps = bound.recipe.steps
     edges = [(steps[other].name, step.name) for number, step in enumerate(steps) for other in bound.recipe.before(number)]
     emit({"steps": [{"name": step.name, "kind": step.kind} for step in steps], "edges": edges}, json=json, people=_print_graph)
@@ -80,6 +88,7 @@ def export(
     out: Out,
     to: Annotated[Path, typer.Option(help="The file to write: .jsonl or .parquet; a card in Markdown comes beside it.")],
     set_: Settings = None,
+    rows: Rows = None,
     json: JsonFlag = False,
 ) -> None:
     """Write the finished rows as a data set, with a card."""
@@ -88,22 +97,23 @@ def export(
     from amaru.synth.store import Store
 
     with Store(out / STORE) as store:
-        facts = exporting.export(_bound(recipe, set_), store, to)
+        facts = exporting.export(_bound(recipe, set_, rows), store, to)
     emit(facts, json=json, people=lambda result, console: console.print(f"{result['rows']:,} rows in {result['file']}, {result['card']}"))
     if facts["unfinished"] or facts["failed"]:
         missing = f"{facts['unfinished']:,} units are not finished and {facts['failed']:,} failed"
         raise Finding(f"{missing}; what could follow from them is not in the file.")
 
 
-commands = {"run": run, "plan": plan, "graph": graph, "export": export}
+commands = {"run": run, "plan": plan, "graph": graph, "export": export, "step": step}
 
 
-def _bound(recipe: Path, settings: list[str] | None) -> Any:
+def _bound(recipe: Path, settings: list[str] | None, rows: list[str] | None) -> Any:
     from amaru.cli.settings import build_recipe
     from amaru.synth.recipe import Bound, SynthRecipe, find_recipe
 
     file = find_recipe(recipe)
-    return Bound(build_recipe(SynthRecipe, file, {}, settings or []), file.parent)
+    files = {name: Path(given) for name, _, given in (each.partition("=") for each in rows or ())}
+    return Bound(build_recipe(SynthRecipe, file, {}, settings or []).taking(files), file.parent)
 
 
 def _rows(bound: Any, out: Path) -> list[dict[str, Any]]:

@@ -29,6 +29,11 @@ class Call:
     template: str = ""
     sample: int = 0
 
+    @classmethod
+    def read(cls, request: str) -> "Call":
+        """The call whose `request` this is."""
+        return cls(**json.loads(request))
+
     @cached_property
     def request(self) -> str:
         """All fields as JSON: what `key` is the hash of, and what the store keeps."""

@@ -4,17 +4,17 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, TypeVar
 
 from amaru.config import fingerprint_bytes
 from amaru.errors import ConfigError
 from amaru.synth.attempt import Broken, PushedBack, Refused, post
-from amaru.synth.budget import Ledger, Price, Usage
+from amaru.synth.budget import Budget, Price, Receipt, Usage
 from amaru.synth.call import Answer, Call
 from amaru.synth.connections import Connections, httpx
 from amaru.synth.endpoint import Endpoint
 from amaru.synth.limits import AdaptiveLimit
-from amaru.synth.store import Store
 from amaru.synth.structured import Unusable
 
 T = TypeVar("T")
@@ -34,6 +34,24 @@ def said(choice: Mapping[str, Any]) -> str:
     return content
 
 
+class Answers(Protocol):
+    """Where answers are kept: a `Store`, in this process or at the other end of a line."""
+
+    def claimed(self, key: str) -> AbstractAsyncContextManager[Answer | None]: ...
+
+    async def keep(self, call: Call, step: str, answer: Answer, seconds: float) -> None: ...
+
+    async def lament(self, call: Call, step: str, reason: str, usage: Usage, content: str = "") -> None: ...
+
+
+class Allowance(Protocol):
+    """What may be used: a `Ledger`, here or there."""
+
+    budget: Budget
+
+    def reserved(self, most: Usage) -> AbstractAsyncContextManager[Receipt]: ...
+
+
 class Failed(Exception):
     """A call that came to nothing, with the reason of its last attempt."""
 
@@ -45,14 +63,13 @@ class Client:
     in concurrency, and when money is limited and a price is missing.
     """
 
-    def __init__(self, endpoints: Iterable[Endpoint], store: Store, ledger: Ledger, first_pause: float = FIRST_PAUSE) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint], store: Answers, ledger: Allowance, first_pause: float = FIRST_PAUSE) -> None:
         self.store = store
         self.ledger = ledger
         self.first_pause = first_pause
         self.limits: dict[tuple[str, str], AdaptiveLimit] = {}
         self.refused = 0
         self._headers: dict[tuple[str, str | None], dict[str, str]] = {}
-        self._under_way: dict[str, asyncio.Future[None]] = {}
         for endpoint in endpoints:
             self._admit(endpoint)
 
@@ -80,20 +97,13 @@ class Client:
         the failures, and the call tried again. Raises `Failed` when all attempts came to nothing, `BudgetError` and `EndpointError` when
         no call can be made any more.
         """
-        key = call.key
-        while (other := self._under_way.get(key)) is not None:
-            await asyncio.wait([other])
-        if (kept := self.store.answer(key)) is not None:
-            try:
-                return accept(kept)
-            except Unusable as problem:  # what it is read for has changed; what it cost still counts
-                await self.store.lament(call, step, f"no longer of use: {problem}", kept.usage, kept.content)
-        self._under_way[key] = done = asyncio.get_running_loop().create_future()
-        try:
+        async with self.store.claimed(call.key) as kept:
+            if kept is not None:
+                try:
+                    return accept(kept)
+                except Unusable as problem:  # what it is read for has changed; what it cost still counts
+                    await self.store.lament(call, step, f"no longer of use: {problem}", kept.usage, kept.content)
             return await self._persist(endpoint, call, step, accept, read)
-        finally:
-            del self._under_way[key]
-            done.set_result(None)
 
     async def _persist(self, endpoint: Endpoint, call: Call, step: str, accept: Callable[[Answer], T], read: Read) -> T:
         give_up, tried = time.monotonic() + endpoint.patience, 0

@@ -9,8 +9,8 @@ from amaru.synth.budget import Usage
 from amaru.synth.forecast import Expected
 from amaru.synth.recipe import SynthRecipe
 from amaru.synth.running import Tally
+from amaru.synth.steps import Starting
 
-SEEDS = "seeds"  # the kind of step that takes no rows
 RECENT = 30.0  # seconds over which calls are counted for the rate
 
 
@@ -71,7 +71,7 @@ class Watch:
         rate = self._rate(spent.calls)
         calls = sum(max(0, taken[each.name] - self.tallies[each.name].done) * _calls_of_one(each) for each in self.expected)
         left = calls / rate if rate else None
-        steps = tuple(self._step(each, taken[each.name]) for each in self.expected)
+        steps = tuple(self._step(number, each, taken[each.name]) for number, each in enumerate(self.expected))
         return Now(steps, rate, spent.calls, refused, ever, left)
 
     def _taken(self) -> dict[str, int]:
@@ -82,17 +82,17 @@ class Watch:
             before = self.recipe.before(number)
             count = round(sum(rows[other] for other in before)) if before else 1
             tally = self.tallies[each.name]
-            if each.kind == SEEDS:
+            if isinstance(self.recipe.steps[number], Starting):
                 taken[each.name], rows[number] = 0, each.rows
                 continue
             taken[each.name] = max(tally.taken, count if self.only is None else min(count, self.only))
             rows[number] = tally.made + max(0, taken[each.name] - tally.done) * _rows_of_one(each, tally)
         return taken
 
-    def _step(self, each: Expected, taken: int) -> StepNow:
+    def _step(self, number: int, each: Expected, taken: int) -> StepNow:
         tally = self.tallies[each.name]
         dropped, failed = tally.dropped.total(), tally.failed.total()
-        expected, done = (each.rows, tally.made) if each.kind == SEEDS else (taken, tally.done)
+        expected, done = (each.rows, tally.made) if isinstance(self.recipe.steps[number], Starting) else (taken, tally.done)
         return StepNow(each.name, each.kind, expected, done, tally.made, tally.kept_from_before, dropped, failed)
 
     def _rate(self, calls: int) -> float:

@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from amaru.errors import ConfigError
-from amaru.synth.client import Client, Failed
+from amaru.synth.client import Failed
 from amaru.synth.gathering import gather
-from amaru.synth.making import Maker, seeds
+from amaru.synth.making import seeds
 from amaru.synth.recipe import Bound
 from amaru.synth.row import START, Dropped, Row, placed
 from amaru.synth.steps import Gathering, Starting
@@ -33,21 +33,29 @@ class Tally:
     failed: Counter[str] = field(default_factory=Counter)
 
 
+class Makes(Protocol):
+    """Whoever makes the rows: a `Maker`, or several workers."""
+
+    async def make(self, number: int, row: Row) -> list[Made]: ...
+
+
 class Running:
-    """`await Running(bound, store, client).run()`: what became of the rows of each step, by its name.
+    """`await Running(bound, store, Maker(bound, client)).run()`: what became of the rows of each step, by its name.
 
     only   so many rows of each step go on, for a preview
+    wide   how many workers make rows: so many times as many are under way at once
 
     A unit (a step and a row) that fails is recorded and tried again by the next run; the others go on. When no call can be made any more
     (a budget that is used up, a key that is refused) what is under way is finished and kept, and the error raised. The memory it takes
     grows with the calls under way and the rows that wait: steps near the end go first.
     """
 
-    def __init__(self, bound: Bound, store: Store, client: Client, only: int | None = None) -> None:
+    def __init__(self, bound: Bound, store: Store, maker: Makes, only: int | None = None, wide: int = 1) -> None:
         self.bound = bound
         self.store = store
-        self.maker = Maker(bound, client)
+        self.maker = maker
         self.only = only
+        self.wide = wide
         self.steps = bound.recipe.steps
         self.tallies = {step.name: Tally() for step in self.steps}
         self._lanes: dict[Any, asyncio.PriorityQueue[tuple[int, tuple[int, ...], int, int, Row]]] = {}
@@ -60,7 +68,7 @@ class Running:
     async def run(self) -> dict[str, Tally]:
         for prompt in {prompt.version: prompt for prompts in self.bound.prompts for prompt in prompts.values()}.values():
             await self.store.keep_prompt(prompt.version, prompt.name, prompt.text)
-        workers = [asyncio.create_task(self._work(lane)) for lane, width in self._widths().items() for _ in range(width)]
+        workers = [asyncio.create_task(self._work(lane)) for lane, width in self._widths().items() for _ in range(width * self.wide)]
         try:
             await self._begin()
             await self._until_still()

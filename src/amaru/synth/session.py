@@ -11,9 +11,13 @@ from amaru.config import atomic_file, to_dict
 from amaru.synth.budget import Ledger, Usage
 from amaru.synth.client import FIRST_PAUSE, Client
 from amaru.synth.forecast import forecast
+from amaru.synth.making import Maker
 from amaru.synth.progress import Now, Watch
 from amaru.synth.recipe import Bound
 from amaru.synth.running import Running, Tally
+from amaru.synth.spread import cluster
+from amaru.synth.spread.crew import Crew, Start
+from amaru.synth.spread.processes import Pipes
 from amaru.synth.store import Store
 
 STORE = "store.sqlite"
@@ -26,11 +30,15 @@ def run(
     only: int | None = None,
     live: Callable[[Now], None] = lambda now: None,
     first_pause: float = FIRST_PAUSE,
+    workers: int | None = None,
+    ray: str | None = None,
 ) -> dict[str, Any]:
     """`run(Bound(recipe, Path(".")), "runs/questions")`: every row of every step, and what all runs there used together.
 
-    only   so many rows of each step go on: a preview, whose answers the whole run finds on disk
-    live   is told several times a second how far it is
+    only     so many rows of each step go on: a preview, whose answers the whole run finds on disk
+    live     is told several times a second how far it is
+    workers  so many processes make the rows, where rows take more than waiting
+    ray      the address of a Ray cluster, on whose machines they are; None of them is then one on each machine
 
     Raises `BudgetError` or `EndpointError` when no more calls can be made; what was answered until then is kept, and the same call
     goes on from there.
@@ -39,20 +47,33 @@ def run(
     with Store(directory / STORE) as store:
         with atomic_file(directory / "recipe.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(to_dict(bound.recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        tallies = asyncio.run(_run(bound, store, only, live, first_pause))
+        starts = _starts(workers, ray)
+        tallies, lost = asyncio.run(_run(bound, store, only, live, first_pause, starts))
         return {
             "out": str(directory),
             "steps": {name: _plain(tally) for name, tally in tallies.items()},
             "usage": _usage(store.usage()),
             "failed_attempts": store.failures(),
+            "workers": max(1, len(starts)),
+            "lost_workers": lost,
         }
 
 
-async def _run(bound: Bound, store: Store, only: int | None, live: Callable[[Now], None], first_pause: float) -> dict[str, Tally]:
+def _starts(workers: int | None, ray: str | None) -> list[Start]:
+    if ray is not None:
+        return cluster.starts(ray, workers)
+    return [Pipes.start] * workers if workers else []
+
+
+async def _run(
+    bound: Bound, store: Store, only: int | None, live: Callable[[Now], None], first_pause: float, starts: list[Start]
+) -> tuple[dict[str, Tally], list[str]]:
+    """What became of the rows, and the workers that were lost on the way."""
     ledger = Ledger(bound.recipe.budget, store.usage())
-    before = ledger.spent
-    async with Client(bound.recipe.models.values(), store, ledger, first_pause) as client:
-        running = Running(bound, store, client, only)
+    before, models = ledger.spent, bound.recipe.models.values()
+    async with Crew(bound, store, ledger, starts, first_pause) if starts else Client(models, store, ledger, first_pause) as client:
+        maker = client if isinstance(client, Crew) else Maker(bound, client)
+        running = Running(bound, store, maker, only, wide=max(1, len(starts)))
         watch = Watch(bound.recipe, forecast(bound), running.tallies, only)
 
         async def watching() -> None:
@@ -62,7 +83,7 @@ async def _run(bound: Bound, store: Store, only: int | None, live: Callable[[Now
 
         watcher = asyncio.create_task(watching())
         try:
-            return await running.run()
+            return await running.run(), client.lost if isinstance(client, Crew) else []
         finally:
             watcher.cancel()
 

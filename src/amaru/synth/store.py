@@ -6,8 +6,8 @@ import json
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._claims: dict[str, asyncio.Future[None]] = {}
         self._queue: queue.SimpleQueue[tuple[list[Write], asyncio.Future[None]] | None] = queue.SimpleQueue()
 
     def __enter__(self) -> "Store":
@@ -96,6 +97,18 @@ class Store:
         """The answer to a call, where there is one on disk."""
         row = self._read("SELECT content, finish, calls, prompt_tokens, completion_tokens, money FROM answers WHERE key = ?", key)
         return Answer(row[0][0], row[0][1], Usage(*row[0][2:])) if row else None
+
+    @asynccontextmanager
+    async def claimed(self, key: str) -> AsyncIterator[Answer | None]:
+        """The answer to a call where there is one; otherwise whoever enters asks it, and others who want it wait until it is done."""
+        while (other := self._claims.get(key)) is not None:
+            await asyncio.wait([other])
+        self._claims[key] = done = asyncio.get_running_loop().create_future()
+        try:
+            yield self.answer(key)
+        finally:
+            del self._claims[key]
+            done.set_result(None)
 
     async def keep(self, call: Call, step: str, answer: Answer, seconds: float) -> None:
         statement = f"INSERT OR REPLACE INTO answers VALUES ({', '.join('?' * 10)}, julianday())"
