@@ -47,8 +47,10 @@ class Groups:
         others = ~torch.eye(self.real.shape[1], dtype=torch.bool, device=self.real.device)
         return self.real[:, :, None] & self.real[:, None, :] & others
 
-    def to(self, device: torch.device) -> "Groups":
-        return Groups(*(getattr(self, name).to(device) for name in ("place", "real", "rewards", "better", "best", "worst")))
+    def like(self, h: Tensor) -> "Groups":
+        """On the device and in the dtype of log-ratios."""
+        moved = (getattr(self, name).to(h.device) for name in ("place", "real", "rewards", "better", "best", "worst"))
+        return Groups(*(each.to(h.dtype) if each.is_floating_point() else each for each in moved))
 
 
 def preference(terms: Terms, h: Tensor, groups: Groups) -> Tensor:

@@ -41,8 +41,8 @@ class Preference:
         return len(batch.rows)
 
     def __call__(self, model: Decoder, batch: TrainingBatch, /) -> Loss:
-        groups, lengths = self.rows.groups(batch.rows).to(batch.ids.device), self._lengths(batch)
-        log_p, log_ref = said(model, batch), self.reference.of(model, batch)
+        log_p, log_ref, lengths = said(model, batch), self.reference.of(model, batch), self._lengths(batch)
+        groups = self.rows.groups(batch.rows).like(log_p)
         scale = lengths if self.terms.by_length else 1
         of_model, of_reference = (_placed(_summed(each, lengths) / scale, groups) for each in (log_p, log_ref))
         h = of_model - of_reference

@@ -76,7 +76,7 @@ def _answered(turns: Sequence[Mapping[str, Any]]) -> Iterator[int]:
 
 
 def _rows(file: Path, layouts: Counter[str], dropped: list[Dropped]) -> Iterator[tuple[str, Comparison]]:
-    for source, record in _objects(file):
+    for source, record in records(file):
         if isinstance(record, Problem):
             dropped.append(Dropped(source, record.reason, record.sentence))
             continue
@@ -89,7 +89,7 @@ def _rows(file: Path, layouts: Counter[str], dropped: list[Dropped]) -> Iterator
         yield found.layout, found.comparison
 
 
-def _objects(file: Path) -> Iterator[tuple[str, Any]]:
+def records(file: Path) -> Iterator[tuple[str, Any]]:
     suffix = file.suffix.lower()
     if suffix in (*LINES, *PARQUET):
         yield from objects(Piece(str(file)))
