@@ -27,6 +27,8 @@ class RecallTask:
     accuracy   share of tokens to be recalled that have the highest logit; cells are lengths
     nats       -log p of such a token
 
+    With `alphabet` only so many of the vocabulary's tokens occur.
+
     Raises `ConfigError` for another name, and for a length below 8.
     """
 
@@ -34,6 +36,7 @@ class RecallTask:
     lengths: tuple[int, ...]
     samples: int
     seed: int = 0
+    alphabet: int | None = None
 
     metrics: tuple[str, ...] = ("accuracy", "nats")
 
@@ -45,13 +48,14 @@ class RecallTask:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_bytes("recall", str(VERSION), self.name, repr((self.lengths, self.seed)))
+        drawn = (self.lengths, self.seed) if self.alphabet is None else (self.lengths, self.seed, self.alphabet)
+        return fingerprint_bytes("recall", str(VERSION), self.name, repr(drawn))
 
     def __len__(self) -> int:
         return len(self.lengths) * self.samples
 
     def judge(self, subject: Subject, wanted: Sequence[int]) -> Iterator[tuple[int, Judged]]:
-        ids = ordinary(subject.tokenizer)
+        ids = ordinary(subject.tokenizer)[: self.alphabet]
         make, step = SEQUENCES[self.name]
         places = [(self.lengths[index % len(self.lengths)], index // len(self.lengths)) for index in wanted]
         endings = [make(Random(f"{self.name} {length} {sample} {self.seed}"), ids, length) for length, sample in places]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from amaru.config import Config, atomic_file
@@ -14,6 +15,8 @@ from amaru.recipes.reproduce.compression.settings import CompressionClaims
 from amaru.recipes.reproduce.speed import claim as speed
 from amaru.recipes.reproduce.speed import constant, fits, hymba_cache
 from amaru.recipes.reproduce.speed.settings import FortySevenB, FourB, LongContext, SpeedClaim
+from amaru.recipes.reproduce.trained import ladder, shares, trials, twins
+from amaru.recipes.reproduce.trained.trials import Trials
 
 
 class Claim(NamedTuple):
@@ -36,6 +39,11 @@ def _speed(sentence: str, recipe: type[SpeedClaim]) -> Claim:
     return Claim(sentence, recipe, speed.make, partial(speed.judge, recipe))
 
 
+def _trained(sentence: str, recipe: type[Trials], module: ModuleType) -> Claim:
+    """A module with `shapes` and `judge`."""
+    return Claim(sentence, recipe, partial(trials.make, module.shapes), module.judge, side_by_side=True)
+
+
 CLAIMS = {
     "long-context": _speed("Nemotron-H is up to 3 times as fast as Transformers of its size, 64k in, 1k out (2504.03624).", LongContext),
     "constant-cost": Claim(
@@ -44,7 +52,9 @@ CLAIMS = {
         constant.make,
         constant.judge,
     ),
+    "twins": _trained("A hybrid is as accurate as a Transformer of its size on the same tokens (2504.03624, 2.1).", twins.Twins, twins),
     "4b": _speed("Nemotron-H-4B is 2.2 times as fast as Phi-4-mini and 1.35 times as fast as its parent (2504.11409).", FourB),
+    "attention-share": _trained("About 8 % attention layers are enough (2504.03624, 2.1).", shares.Shares, shares),
     "47b": _speed("MiniPuzzle: Nemotron-H-47B is 1.2 times as fast as the 56B (2504.03624, 3).", FortySevenB),
     "fp8": Claim(
         "Trained in FP8, the loss is within 0.1 % of that in BF16 (2504.03624, 2.3).",
@@ -66,6 +76,11 @@ CLAIMS = {
         hymba_cache.HymbaCache,
         hymba_cache.make,
         hymba_cache.judge,
+    ),
+    "hymba-ladder": _trained(
+        "Parallel heads beat sequential ones and either alone; meta tokens raise recall; windows and shared KV cost little (2411.13676).",
+        ladder.Ladder,
+        ladder,
     ),
     "tied-lora": Claim(
         "Tied-LoRA is within 1 to 2 % of LoRA with an eighth of its numbers, at ranks 2 to 128 (2311.09578).",
