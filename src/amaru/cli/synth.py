@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from amaru.cli import synth_step
 from amaru.cli.output import Finding, JsonFlag, emit
 from amaru.cli.synth_live import LiveTable
-from amaru.cli.synth_step import step
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file, or the name of one that is here: open_questions.")]
 Out = Annotated[Path, typer.Option(help="The directory that keeps every answer; the same command goes on from there.")]
@@ -104,7 +104,7 @@ def export(
         raise Finding(f"{missing}; what could follow from them is not in the file.")
 
 
-commands = {"run": run, "plan": plan, "graph": graph, "export": export, "step": step}
+commands = {"run": run, "plan": plan, "graph": graph, "export": export, "step": synth_step.step}
 
 
 def _bound(recipe: Path, settings: list[str] | None, rows: list[str] | None) -> Any:

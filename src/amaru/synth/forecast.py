@@ -27,24 +27,34 @@ class Expected:
 
 
 def forecast(bound: Bound, store: Store | None = None) -> list[Expected]:
-    """`sum(step.usage.calls for step in forecast(bound))`: an upper bound where nothing fails; filters are taken to keep every row.
+    """`sum(step.usage.calls for step in forecast(bound))`: an upper bound where nothing fails and filters keep what they say.
 
     A function is taken to make one row of each.
     """
     expected: list[Expected] = []
+    differing: list[dict[str, int]] = []
     for number, step in enumerate(bound.recipe.steps):
         before = bound.recipe.before(number)
-        taken = sum(expected[other].rows for other in before) if before else 1
-        rows = len(seeds(bound, number)) if isinstance(step, Starting) else step.rows_of(taken)
+        taken = sum(expected[other].rows for other in before) if before else int(not isinstance(step, Starting))
+        columns = _differing(differing, before)
+        rows = len(seeds(bound, number)) if isinstance(step, Starting) else step.rows_of(taken, columns)
+        differing.append(columns | dict.fromkeys(step.makes(set()) or (), rows))
         used = store.usage(step.name) if store else Usage()
-        usage = sum((_usage(bound, number, asked, taken * asked.times, used) for asked in step.asks()), Usage())
+        usage = sum((_usage(bound, number, asked, used) for asked in step.calls(taken)), Usage())
         after = tuple(bound.recipe.steps[other].name for other in before)
         expected.append(Expected(step.name, step.kind, after, taken, rows, usage, used.calls))
     return expected
 
 
-def _usage(bound: Bound, number: int, asked: Asked, calls: int, used: Usage) -> Usage:
-    """Of so many calls; as long as the step's calls were on average, where there were some."""
+def _differing(differing: list[dict[str, int]], before: tuple[int, ...]) -> dict[str, int]:
+    """How many different values each column has at most in the rows of those steps: as many as there were rows where it was made."""
+    names = {name for other in before for name in differing[other]}
+    return {name: sum(differing[other].get(name, 0) for other in before) for name in names}
+
+
+def _usage(bound: Bound, number: int, asked: Asked, used: Usage) -> Usage:
+    """Calls as long as those of the step were on average, where there were some."""
+    calls = asked.times
     if used.calls:
         prompt, completion = calls * used.prompt_tokens // used.calls, calls * used.completion_tokens // used.calls
     else:

@@ -6,7 +6,7 @@ from amaru.config import fingerprint_bytes
 from amaru.synth.client import Client
 from amaru.synth.recipe import Bound
 from amaru.synth.row import Row
-from amaru.synth.steps import Making, Starting
+from amaru.synth.steps import Making
 from amaru.synth.store import Made
 from amaru.synth.unit import Unit
 
@@ -36,12 +36,11 @@ def seeds(bound: Bound, number: int) -> list[Made]:
 
     Raises `DataError` for a file with records that are no objects, or with none.
     """
-    step = bound.recipe.steps[number]
-    assert isinstance(step, Starting)
+    name = bound.recipe.steps[number].name
     counted: dict[str, int] = {}
     found = []
-    for row in step.rows_from(bound.directory):
+    for row in bound.brought(number):
         text = json.dumps(row, sort_keys=True, ensure_ascii=False)
         counted[text] = counted.get(text, 0) + 1
-        found.append(Made(fingerprint_bytes("seed", step.name, text, str(counted[text])), row))
+        found.append(Made(fingerprint_bytes("seed", name, text, str(counted[text])), row))
     return found

@@ -1,6 +1,9 @@
 """A recipe: models, steps and a budget, as one YAML file says them, checked as a whole before anything is asked."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -10,6 +13,8 @@ from amaru.synth.budget import Budget
 from amaru.synth.endpoint import Endpoint, Sampling
 from amaru.synth.prompt import find_prompt
 from amaru.synth.steps import Asked, Joined, Starting, Step, Unique
+
+DECIDES_NOTHING = ("after", "model", "prompt", "share")  # models and prompts are hashed as what they are, not as what they are called
 
 
 class SynthRecipe(Config):
@@ -22,7 +27,7 @@ class SynthRecipe(Config):
     licence  of what is made, for the card
     """
 
-    models: dict[str, Endpoint] = Field(min_length=1)
+    models: dict[str, Endpoint] = Field(default_factory=dict)
     steps: tuple[Step, ...] = Field(min_length=1)
     budget: Budget = Budget()
     seed: int = Field(default=0, ge=0)
@@ -41,8 +46,21 @@ class SynthRecipe(Config):
                     raise ConfigError(f"Step {step.name} would take rows twice: with and without {other.name}, which passes them on.")
             for asked in step.asks():
                 if asked.model not in self.models:
-                    raise ConfigError(f"Step {step.name} asks model '{asked.model}'. There is: {', '.join(self.models)}.")
+                    raise ConfigError(f"Step {step.name} asks model '{asked.model}'. There is: {', '.join(self.models) or 'none'}.")
             known.add(step.name)
+
+    def taking(self, files: Mapping[str, Path]) -> "SynthRecipe":
+        """With rows of one's own in steps that bring them: `recipe.taking({"own": Path("topics.jsonl")})`.
+
+        Raises `ConfigError` for a step that there is not, or that takes rows of others.
+        """
+        bringing = [step.name for step in self.steps if isinstance(step, Starting)]
+        for name in files:
+            if name not in bringing:
+                raise ConfigError(f"Step {name} brings no rows of its own. These do: {', '.join(bringing) or 'none'}.")
+        absolute = {name: str(file.absolute()) for name, file in files.items()}
+        steps = (step.taking(absolute[step.name]) if isinstance(step, Starting) and step.name in absolute else step for step in self.steps)
+        return replace(self, steps=tuple(steps))
 
     def before(self, number: int) -> tuple[int, ...]:
         """The numbers of the steps whose rows step `number` takes; none for one that starts from a row without columns."""
@@ -83,6 +101,7 @@ class Bound:
         self.directory = directory
         self.prompts = [{role: find_prompt(named, directory) for role, named in step.prompts().items()} for step in recipe.steps]
         self.found = [step.find(directory) for step in recipe.steps]
+        self._brought: dict[int, list[dict[str, Any]]] = {}
         self._check_columns()
         self._versions = [self._version(number) for number in range(len(recipe.steps))]
 
@@ -90,12 +109,20 @@ class Bound:
         """The key of what a step makes of the row of that key: a hash of all that decides it, back to the first step."""
         return fingerprint_bytes(self._versions[number], row)
 
+    def brought(self, number: int) -> list[dict[str, Any]]:
+        """The rows of a step that takes none, read or mined once. Raises `DataError` where they cannot be read."""
+        step = self.recipe.steps[number]
+        assert isinstance(step, Starting)
+        if number not in self._brought:
+            self._brought[number] = step.rows_from(self.directory)
+        return self._brought[number]
+
     def sampling(self, asked: Asked) -> Sampling:
         return asked.sampling or self.recipe.models[asked.model].sampling
 
     def _version(self, number: int) -> str:
         step = self.recipe.steps[number]
-        said = {name: value for name, value in to_dict(step).items() if name not in ("after", "model", "prompt")}
+        said = {name: value for name, value in to_dict(step).items() if name not in DECIDES_NOTHING}
         parts = [str(said), *step.decided_by(self.directory)]
         for asked in step.asks():
             endpoint = self.recipe.models[asked.model]

@@ -109,7 +109,7 @@ class Running:
 
     def _put(self, number: int, row: Row) -> None:
         tally = self.tallies[self.steps[number].name]
-        if self.only is not None and tally.taken >= self.only:
+        if self.only is not None and tally.taken >= self.only and number not in self._gathered:  # those look at all there are
             return
         tally.taken += 1
         if number in self._gathered:

@@ -1,8 +1,9 @@
 """What a step works with while it makes something of one row: the row, the prompts that it names, and models to ask."""
 
+import asyncio
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,6 +43,15 @@ class Unit:
         if name not in self.columns:
             raise ConfigError(f"Step {self.step} reads column {name}; the row has {', '.join(self.columns)}.")
         return self.columns[name]
+
+    @staticmethod
+    async def all(asking: Iterable[Awaitable[T]]) -> list[T]:
+        """What all of them give; none is left under way when one fails, as what it costs is to be known by then."""
+        done = await asyncio.gather(*asking, return_exceptions=True)
+        for each in done:
+            if isinstance(each, BaseException):
+                raise each
+        return [each for each in done if not isinstance(each, BaseException)]
 
     def random(self, *about: str) -> random.Random:
         """What it draws follows from the recipe's seed, the step and the row: the same each time, whichever row comes first."""

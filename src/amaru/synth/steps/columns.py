@@ -8,7 +8,7 @@ from pydantic import Field
 from amaru.errors import ConfigError
 from amaru.synth.prompt import Expression, Prompt
 from amaru.synth.row import Dropped
-from amaru.synth.steps.step import Done, Known, Making, adding
+from amaru.synth.steps.step import Differing, Done, Known, Making, adding
 from amaru.synth.unit import Unit
 
 
@@ -47,10 +47,14 @@ class Columns(Making):
 
 
 class Filter(Making):
-    """Rows for which a jinja expression is true go on."""
+    """Rows for which a jinja expression is true go on; `share` of them is what plans count with."""
 
     kind: Literal["filter"]
     where: str
+    share: float = Field(default=1.0, gt=0, le=1)
+
+    def rows_of(self, taken: int, differing: Differing) -> int:
+        return round(taken * self.share)
 
     def check(self) -> None:
         _ = self._expression

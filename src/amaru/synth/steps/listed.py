@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from amaru.synth.schema import list_schema
-from amaru.synth.steps.step import NAME, Asked, Asking, Done, Known, adding
+from amaru.synth.steps.step import NAME, Asked, Asking, Differing, Done, Known, adding
 from amaru.synth.structured import read_list
 from amaru.synth.unit import Unit
 
@@ -25,7 +25,7 @@ class Listed(Asking):
     def makes(self, has: Known) -> Known:
         return adding(has, self.column)
 
-    def rows_of(self, taken: int) -> int:
+    def rows_of(self, taken: int, differing: Differing) -> int:
         return taken * self.count
 
     async def make(self, unit: Unit) -> list[Done]:

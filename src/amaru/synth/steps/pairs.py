@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from amaru.synth.row import LeftOut, Row
-from amaru.synth.steps.step import NAME, Gathering, Known, Stands
+from amaru.synth.steps.step import NAME, Differing, Gathering, Known, Stands
 
 PAIR = ("prompt", "chosen_response", "rejected_response", "chosen_reward", "rejected_reward", "judge")
 VERIFIER = "verifier"
@@ -40,8 +40,8 @@ class Pairs(Gathering):
     def makes(self, has: Known) -> Known:
         return set(PAIR)
 
-    def rows_of(self, taken: int) -> int:
-        return taken // 2
+    def rows_of(self, taken: int, differing: Differing) -> int:
+        return min(taken // 2, differing.get(self.prompt, taken))
 
     def gather(self, rows: list[Row], left_out: list[LeftOut]) -> Iterator[Stands]:
         of_prompt: dict[str, list[Row]] = {}

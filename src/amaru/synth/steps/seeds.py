@@ -1,5 +1,6 @@
 """Rows that people bring."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,11 +10,15 @@ from amaru.synth.steps.step import Known, Starting
 
 
 class Seeds(Starting):
-    """Rows that people bring: written in the recipe, or objects of a .jsonl or .parquet file. `rows: []` is a place for rows to come."""
+    """Rows that people bring: written in the recipe, or objects of a .jsonl or .parquet file. `rows: []` is a place for rows to come.
+
+    licence   under which they may be used, for the card
+    """
 
     kind: Literal["seeds"]
     rows: tuple[dict[str, Any], ...] | None = None
     file: str | None = None
+    licence: str | None = None
 
     def check(self) -> None:
         super().check()
@@ -22,6 +27,9 @@ class Seeds(Starting):
 
     def makes(self, has: Known) -> Known:
         return set.intersection(*(set(row) for row in self.rows)) if self.rows else None
+
+    def taking(self, file: str) -> "Seeds":
+        return replace(self, rows=None, file=file)
 
     def rows_from(self, directory: Path) -> list[dict[str, Any]]:
         return list(self.rows or ()) if self.file is None else _read(directory / self.file)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from amaru.synth.unit import Unit
 
 NAME = r"^[a-z][a-z0-9_]*$"
 Known = set[str] | None  # columns that all rows have; None where only the rows themselves can tell
+Differing = Mapping[str, int]  # of each column how many different values it has at most
 Done = tuple[dict[str, Any], tuple[str, ...]]  # the columns of a row, and the keys of the calls whose answers are in it
 
 
@@ -44,6 +45,10 @@ class Joined(Config):
         """The calls that one row takes, at most."""
         return ()
 
+    def calls(self, taken: int) -> Iterable[Asked]:
+        """The calls that so many rows take, at most."""
+        return (asked._replace(times=asked.times * taken) for asked in self.asks())
+
     def prompts(self) -> dict[str, str]:
         """Its prompts as the recipe names them, by the names under which it uses them."""
         return {}
@@ -56,8 +61,8 @@ class Joined(Config):
         """The columns that all rows it makes have, of rows that have those."""
         return has
 
-    def rows_of(self, taken: int) -> int:
-        """How many rows it makes of so many, at most; a function is taken to make one of each."""
+    def rows_of(self, taken: int, differing: Differing) -> int:
+        """How many rows it makes of so many, at most, with so many different values in their columns."""
         return taken
 
     def find(self, directory: Path) -> Any:
@@ -94,6 +99,10 @@ class Starting(Joined):
     def check(self) -> None:
         if self.after:
             raise ConfigError(f"Step {self.name} brings rows of its own, so it comes after nothing; leave 'after' out.")
+
+    def taking(self, file: str) -> Self:
+        """The same step with rows from another file."""
+        raise NotImplementedError
 
     def rows_from(self, directory: Path) -> list[dict[str, Any]]:
         """Raises `DataError` for a file that cannot be read."""

@@ -1,11 +1,10 @@
 """Answers in free text."""
 
-import asyncio
 from typing import Literal
 
 from pydantic import Field
 
-from amaru.synth.steps.step import NAME, Asked, Asking, Done, Known, adding
+from amaru.synth.steps.step import NAME, Asked, Asking, Differing, Done, Known, adding
 from amaru.synth.structured import whole_text
 from amaru.synth.unit import Unit
 
@@ -23,10 +22,10 @@ class Text(Asking):
     def makes(self, has: Known) -> Known:
         return adding(has, self.column)
 
-    def rows_of(self, taken: int) -> int:
+    def rows_of(self, taken: int, differing: Differing) -> int:
         return taken * self.samples
 
     async def make(self, unit: Unit) -> list[Done]:
         question = unit.written()
         asking = (unit.ask(self.model, question, whole_text, sampling=self.sampling, sample=sample) for sample in range(self.samples))
-        return [(unit.columns | {self.column: text}, (call,)) for call, text in await asyncio.gather(*asking)]
+        return [(unit.columns | {self.column: text}, (call,)) for call, text in await unit.all(asking)]
