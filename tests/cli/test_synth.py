@@ -67,7 +67,7 @@ def test_plan_preview_run_and_export(tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / "data.jsonl").read_text().splitlines()]
     assert set(rows[0]) == {"id", "topic", "question", "level", "asked", "answer", "score"}
     card = (tmp_path / "data.md").read_text()
-    assert "20 rows. Licence: CC-BY-4.0." in card and "| answers | text | 20 | 0 | 0 | 20 |" in card
+    assert "20 rows. Licence: CC-BY-4.0." in card and "| answers | text | levels | 20 | 0 | 0 | 0 | 20 |" in card
 
 
 def test_rows_that_failed_are_a_finding(tmp_path, capsys):
@@ -95,13 +95,7 @@ def test_a_graph_names_every_step(tmp_path, capsys):
 
 def test_a_recipe_that_is_not_there_is_told_with_those_that_are(capsys):
     code, _, err = synth(capsys, "plan", "topics")
-    assert code == 2 and "There is: closed_questions, open_questions, preferences, problems, python_problems, writing" in err
-
-
-@pytest.mark.parametrize("name", ["closed_questions", "open_questions", "preferences", "problems", "python_problems", "writing"])
-def test_our_recipes_fit_our_prompts(name, capsys):
-    code, plan, _ = synth(capsys, "plan", name)
-    assert code == 0 and plan["total"]["calls"] > 0
+    assert code == 2 and "There is: answers, closed_questions, dialogues, genetic_instruct" in err
 
 
 def test_every_prompt_of_ours_is_rendered_by_its_columns():

@@ -15,6 +15,7 @@ from amaru.report.fp8 import fp8_page
 from amaru.report.page import Page
 from amaru.report.preference import preference_page
 from amaru.report.sft import sft_page
+from amaru.report.synthesis import synthesis_page
 from amaru.report.tied_lora import tied_lora_page
 from amaru.report.training import training_page
 
@@ -26,6 +27,7 @@ PAGES: dict[str, Callable[[Path], Page]] = {
     "distill": distillation_page,
     "compress": compression_page,
     "demo": demo_page,
+    "synth": synthesis_page,
     "reproduce-compression": compression_claims_page,
     "reproduce-fp8": fp8_page,
     "reproduce-tied-lora": tied_lora_page,

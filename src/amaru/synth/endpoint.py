@@ -34,6 +34,7 @@ class Endpoint(Config):
     schemas      the endpoint keeps answers to a JSON schema (response_format); else they are read with patience
     seeds        the endpoint takes a seed: each attempt then has its own, which follows from the call
     price        for a million tokens; without it a budget of money is refused
+    licence      under which its answers may be used, for the card
     """
 
     url: str
@@ -48,6 +49,7 @@ class Endpoint(Config):
     schemas: bool = False
     seeds: bool = True
     price: Price | None = None
+    licence: str | None = None
 
     def check(self) -> None:
         if not self.url.startswith(("http://", "https://")):

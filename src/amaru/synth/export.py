@@ -7,10 +7,10 @@ from typing import Any
 
 from amaru.config import atomic_file
 from amaru.errors import BackendError, ConfigError, DataError
-from amaru.synth.reading import Finished, read_rows, results
+from amaru.synth.reading import read_rows, results
 from amaru.synth.recipe import Bound
-from amaru.synth.steps import Starting
 from amaru.synth.store import Store
+from amaru.synth.summary import summarise
 
 
 def export(bound: Bound, store: Store, path: str | Path) -> dict[str, Any]:
@@ -29,40 +29,79 @@ def export(bound: Bound, store: Store, path: str | Path) -> dict[str, Any]:
         "file": str(path),
         "card": str(path.with_suffix(".md")),
         "unfinished": sum(each.unfinished for each in found),
-        "failed": sum(each.failed for each in found),
+        "failed": sum(each.failed.total() for each in found),
     }
     with atomic_file(path.with_suffix(".md")) as temporary:
-        temporary.write_text(card(bound, store, found, facts), encoding="utf-8")
+        temporary.write_text(card(summarise(bound, store, found), path.stem), encoding="utf-8")
     return facts
 
 
-def card(bound: Bound, store: Store, found: list[Finished], facts: Mapping[str, Any]) -> str:
-    """The data set in Markdown: what is in it, by which models and prompts, what it cost, and what is missing."""
-    recipe, usage = bound.recipe, store.usage()
-    steps = [
-        [step.name, step.kind, f"{len(each.rows):,}", f"{each.failed:,}", f"{each.unfinished:,}", f"{store.usage(step.name).calls:,}"]
-        for step, each in zip(recipe.steps, found, strict=True)
-    ]
-    used = sorted({asked.model for step in recipe.steps for asked in step.asks()})
-    models = [[name, recipe.models[name].model, recipe.models[name].url] for name in used]
-    prompts = [
-        [step.name, prompt.name, prompt.version]
-        for step, named in zip(recipe.steps, bound.prompts, strict=True)
-        for prompt in named.values()
-    ]
-    people = sum(len(each.rows) for step, each in zip(recipe.steps, found, strict=True) if isinstance(step, Starting))
-    return "\n".join(
-        [
-            f"# {Path(facts['file']).stem}\n",
-            f"{facts['rows']:,} rows. Licence: {recipe.licence or 'not given'}.\n",
-            f"{people:,} rows were brought by people as seeds; every column that a model step adds is synthetic.\n",
-            *_table(["step", "kind", "rows", "failed", "unfinished", "calls"], steps),
-            *_table(["model", "name there", "endpoint"], models),
-            *_table(["step", "prompt", "version"], prompts),
-            f"All runs together: {usage.calls:,} calls, {usage.prompt_tokens:,} tokens of prompts, {usage.completion_tokens:,} of answers"
-            + (f", {usage.money:,.4f} of money.\n" if usage.money else ".\n"),
-        ]
+def card(facts: Mapping[str, Any], title: str) -> str:
+    """A data card in Markdown, as Hugging Face shows it: what is in it, who wrote it, by which prompts, what it cost, what is missing."""
+    sections = (
+        _head(facts, title),
+        "## Who wrote it\n",
+        *_authors(facts),
+        "## How it was made\n",
+        *_steps(facts),
+        *_left_out(facts),
+        "## By which models and prompts\n",
+        *_table(["model", "name there", "endpoint", "licence"], [[_or_not(value) for value in each.values()] for each in facts["models"]]),
+        *_table(["step", "prompt", "version"], [list(each.values()) for each in facts["prompts"]]),
+        _cost(facts["usage"]),
     )
+    return "\n".join(sections)
+
+
+def _head(facts: Mapping[str, Any], title: str) -> str:
+    licence = f"license: {facts['licence'].lower()}\n" if facts["licence"] else ""
+    said = f"{facts['rows']:,} rows. Licence: {_or_not(facts['licence'])}. The `id` of a row leads back through all steps."
+    return f"---\n{licence}tags:\n- synthetic\n---\n# {title}\n\n{said}\n"
+
+
+def _authors(facts: Mapping[str, Any]) -> list[str]:
+    """Shares of characters, and the seeds with their licences."""
+    counted = facts["characters"]
+    total = max(sum(counted.values()), 1)
+    said = {"people": "brought by people, as seeds", "models": "written by models", "recipe": "put together by the recipe of both"}
+    shares = [[said[name], f"{count:,}", f"{100 * count / total:.1f} %"] for name, count in counted.items()]
+    seeds = [[each["step"], f"{each['rows']:,}", _or_not(each["licence"])] for each in facts["seeds"]]
+    return [*_table(["text", "characters", "share"], shares), *(_table(["seeds", "rows", "licence"], seeds) if seeds else [])]
+
+
+def _steps(facts: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for step in facts["steps"]:
+        counts = (step["rows"], sum(step["dropped"].values()), sum(step["failed"].values()), step["unfinished"])
+        usage = step["usage"]
+        numbers = (*counts, usage["calls"], usage["prompt_tokens"] + usage["completion_tokens"])
+        rows.append([step["name"], step["kind"], ", ".join(step["after"]), *(f"{number:,}" for number in numbers)])
+    return _table(["step", "kind", "after", "rows", "left out", "failed", "unfinished", "calls", "tokens"], rows)
+
+
+def _left_out(facts: Mapping[str, Any]) -> list[str]:
+    reasons = [
+        [step["name"], what, reason, f"{count:,}"]
+        for step in facts["steps"]
+        for what, of in (("left out", "dropped"), ("failed", "failed"))
+        for reason, count in step[of].items()
+    ]
+    looked = [
+        f"Rows were compared with {each['items']:,} items of {', '.join(each['files'])} by runs of {each['run']} words; "
+        f"{each['rows_with_them']:,} had one and were left out. {each['too_short']:,} items are too short to be looked for.\n"
+        for each in facts["evaluations"]
+    ]
+    return [*(_table(["step", "", "why", "rows"], reasons) if reasons else []), *looked]
+
+
+def _cost(usage: Mapping[str, Any]) -> str:
+    money = f", {usage['money']:,.4f} of money" if usage["money"] else ""
+    asked, answered = usage["prompt_tokens"], usage["completion_tokens"]
+    return f"All runs together: {usage['calls']:,} calls, {asked:,} tokens of prompts, {answered:,} of answers{money}.\n"
+
+
+def _or_not(value: str | None) -> str:
+    return value or "not given"
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> list[str]:

@@ -1,7 +1,8 @@
 """The rows of a recipe that are finished, read from its store in the order of the recipe, with where each came from."""
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from amaru.synth.gathering import gather
@@ -9,16 +10,17 @@ from amaru.synth.making import seeds
 from amaru.synth.recipe import Bound
 from amaru.synth.row import START, Row, placed
 from amaru.synth.steps import Gathering, Starting
-from amaru.synth.store import FAILED, Store
+from amaru.synth.store import FAILED, MADE, Store
 
 
 @dataclass
 class Finished:
-    """The rows of one step, how many units are not finished yet, and how many failed."""
+    """The rows of one step, how many of those it takes are not finished yet, and why others came to nothing."""
 
     rows: list[Row]
     unfinished: int = 0
-    failed: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
 
 
 def read_rows(bound: Bound, store: Store) -> list[Finished]:
@@ -30,23 +32,23 @@ def read_rows(bound: Bound, store: Store) -> list[Finished]:
         if isinstance(step, Starting):
             found.append(Finished(placed(number, START, seeds(bound, number))))
         elif isinstance(step, Gathering):
-            found.append(Finished([row for _, row in gather(bound, number, taken).rows]))
+            gathered = gather(bound, number, taken)
+            found.append(Finished([row for _, row in gathered.rows], dropped=gathered.dropped))
         else:
             found.append(_finished(bound, number, taken, store))
     return found
 
 
 def _finished(bound: Bound, number: int, taken: list[Row], store: Store) -> Finished:
-    of_step = Finished([])
+    of_step, units = Finished([]), store.units(bound.recipe.steps[number].name)
     for row in taken:
-        unit = bound.unit(number, row.key)
-        made = store.finished(unit)
-        if made is not None:
-            of_step.rows += placed(number, row, made)
-        elif (outcome := store.outcome(unit)) and outcome[0] == FAILED:
-            of_step.failed += 1
-        else:
+        unit = units.get(bound.unit(number, row.key))
+        if unit is None:
             of_step.unfinished += 1
+        elif unit.state == MADE:
+            of_step.rows += placed(number, row, unit.made)
+        else:
+            (of_step.failed if unit.state == FAILED else of_step.dropped)[unit.reason] += 1
     return of_step
 
 

@@ -1,26 +1,34 @@
 """A recipe in a directory: run or previewed there, going on where it stopped, with what it came to told in plain values."""
 
 import asyncio
-from collections.abc import Callable
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from amaru.config import atomic_file, to_dict
+from amaru.config.records import read_record
+from amaru.errors import ArtifactError
 from amaru.synth.budget import Ledger, Usage
 from amaru.synth.client import FIRST_PAUSE, Client
 from amaru.synth.forecast import forecast
 from amaru.synth.making import Maker
 from amaru.synth.progress import Now, Watch
+from amaru.synth.reading import read_rows
 from amaru.synth.recipe import Bound
 from amaru.synth.running import Running, Tally
-from amaru.synth.spread import cluster
+from amaru.synth.spread.cluster import joined
 from amaru.synth.spread.crew import Crew, Start
 from amaru.synth.spread.processes import Pipes
 from amaru.synth.store import Store
+from amaru.synth.summary import summarise
 
-STORE = "store.sqlite"
+STORE, RUN, SUMMARY = "store.sqlite", "run.json", "summary.json"
+KIND = "synth"
 BETWEEN = 0.25  # seconds between two looks at how far it is
 
 
@@ -44,11 +52,18 @@ def run(
     goes on from there.
     """
     directory = Path(directory)
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with Store(directory / STORE) as store:
+        if (directory / RUN).exists() and (kind := read_record(directory / RUN).get("kind")) != KIND:
+            raise ArtifactError(f"{directory} is a {kind} run; give another --out.")
+        _write(directory / RUN, {"kind": KIND, "started": started, "beside": str(bound.directory.resolve())})
         with atomic_file(directory / "recipe.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(to_dict(bound.recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        starts = _starts(workers, ray)
-        tallies, lost = asyncio.run(_run(bound, store, only, live, first_pause, starts))
+        try:
+            with _starts(workers, ray) as starts:
+                tallies, lost = asyncio.run(_run(bound, store, only, live, first_pause, starts))
+        finally:
+            _write(directory / SUMMARY, summarise(bound, store, read_rows(bound, store)))
         return {
             "out": str(directory),
             "steps": {name: _plain(tally) for name, tally in tallies.items()},
@@ -59,10 +74,13 @@ def run(
         }
 
 
-def _starts(workers: int | None, ray: str | None) -> list[Start]:
-    if ray is not None:
-        return cluster.starts(ray, workers)
-    return [Pipes.start] * workers if workers else []
+@contextmanager
+def _starts(workers: int | None, ray: str | None) -> Iterator[list[Start]]:
+    if ray is None:
+        yield [Pipes.start] * (workers or 0)
+    else:
+        with joined(ray, workers) as starts:
+            yield starts
 
 
 async def _run(
@@ -105,3 +123,8 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "completion_tokens": usage.completion_tokens,
         "money": round(usage.money, 6),
     }
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(values, ensure_ascii=False, indent=2), encoding="utf-8")

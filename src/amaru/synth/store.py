@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from amaru.errors import ArtifactError, StorageError
 from amaru.synth.budget import Usage
@@ -43,6 +43,14 @@ class Made:
     key: str
     columns: dict[str, Any]
     calls: tuple[str, ...] = ()
+
+
+class Outcome(NamedTuple):
+    """What became of a row in a step: made, dropped or failed, the reason, and the rows that came of it."""
+
+    state: str
+    reason: str
+    made: list[Made]
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,17 @@ class Store:
             return None
         found = self._read("SELECT key, columns, calls FROM rows WHERE unit = ? ORDER BY number", unit)
         return tuple(Made(key, json.loads(columns), tuple(json.loads(calls))) for key, columns, calls in found)
+
+    def units(self, step: str) -> dict[str, Outcome]:
+        """All units of a step by their keys, those of earlier versions of the step too, read at once."""
+        found: dict[str, Outcome] = {}
+        states = "SELECT key, state, reason FROM units WHERE step = ?"
+        rows = "SELECT unit, rows.key, columns, calls FROM rows JOIN units ON units.key = rows.unit WHERE step = ? ORDER BY unit, number"
+        for key, state, reason in self._read(states, step):
+            found[key] = Outcome(state, reason, [])
+        for unit, key, columns, calls in self._read(rows, step):
+            found[unit].made.append(Made(key, json.loads(columns), tuple(json.loads(calls))))
+        return found
 
     def outcome(self, unit: str) -> tuple[str, str] | None:
         """State and reason of a unit."""

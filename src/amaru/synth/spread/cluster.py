@@ -1,8 +1,9 @@
 """Workers on the machines of a Ray cluster, one actor each; messages come out of an actor as a stream."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from typing import Any
 
@@ -71,8 +72,9 @@ class Actor:
                 await self.actor.deliver.remote(messages)
 
 
-def starts(address: str, workers: int | None) -> list[Start]:
-    """Join the cluster at that address (`auto`: the one of this machine), for so many workers; None is one on each machine.
+@contextmanager
+def joined(address: str, workers: int | None) -> Iterator[list[Start]]:
+    """Join the cluster at that address (`auto`: the one of this machine) for so many workers; None is one on each machine.
 
     Raises `BackendError` when there is none, or no ray.
     """
@@ -80,11 +82,14 @@ def starts(address: str, workers: int | None) -> list[Start]:
         import ray  # takes seconds, and few have it
     except ImportError:
         raise BackendError("Workers on several machines need ray; install it with: pip install 'amaru[ray]'") from None
-    try:
-        if not ray.is_initialized():
+    with redirect_stdout(sys.stderr):  # where ray prints what happens to its nodes
+        try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise BackendError(f"There is no Ray cluster at {address} ({first}); start one with: ray start --head") from None
-    machines = sum(node["Alive"] for node in ray.nodes())
-    return [partial(Actor.start, ray)] * (workers or machines)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            first = str(error).splitlines()[0]
+            raise BackendError(f"There is no Ray cluster at {address} ({first}); start one with: ray start --head") from None
+        try:
+            machines = sum(node["Alive"] for node in ray.nodes())
+            yield [partial(Actor.start, ray)] * (workers or machines)
+        finally:
+            ray.shutdown()
