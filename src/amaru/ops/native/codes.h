@@ -6,9 +6,17 @@
 constexpr int LANES = 16, LANE = 32;    // of 4 bits: in a block lane l holds the columns 32 l to 32 l + 31, and as many share a scale at least
 constexpr int BLOCK = LANE * LANES;     // lane l of step s holds columns 4 s to 4 s + 3 of its 32
 constexpr int STEP = 64;                // codes of an instruction
-constexpr int64_t FETCHED = 4096;       // bytes behind those at work that are asked for from memory
 
 enum Kind : int64_t { INT4 = 4, INT8 = 8, FP8 = 43 };  // FP8: 4 bits of exponent, 3 of mantissa
+
+// What follows on the codes at work is asked for from memory: one row at a time from nearby and into the first-level cache, where one
+// token is all that it meets; several rows from further on and into the second.
+template <int ROWS_AT_WORK> inline void fetch_behind(const void *codes) {
+    if constexpr (ROWS_AT_WORK == 1)
+        __builtin_prefetch((const char *)codes + 2048, 0, 3);
+    else
+        __builtin_prefetch((const char *)codes + 4096, 0, 2);
+}
 
 // The rows of x.
 struct Tokens {

@@ -55,7 +55,7 @@ struct Float8 {
             const __mmask64 present = cols - i >= STEP ? ~0ull : (1ull << (cols - i)) - 1;
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
-                __builtin_prefetch(first + R * i + r * STEP + FETCHED, 0, 2);
+                fetch_behind<R>(first + R * i + r * STEP);
                 const __m512i code = _mm512_maskz_loadu_epi8(present, first + r * cols + i);
                 const __m512i low = _mm512_permutex2var_epi8(lower[0], code, lower[1]);
                 // The sign on top: upper | (code & 128).

@@ -138,7 +138,7 @@ struct Eight {
         __m512i code[R];
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
-            __builtin_prefetch(first + R * i + r * STEP + FETCHED, 0, 2);
+            fetch_behind<R>(first + R * i + r * STEP);
             code[r] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(present, first + r * cols + i), _mm512_set1_epi8(-128));
         }
         sum.add(code, x, token, i);
@@ -182,7 +182,7 @@ template <int SPREAD> struct Four {
             __m512i lower[R], upper[R];
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
-                __builtin_prefetch(first + R * i / 2 + (4 * r + pair) * STEP + FETCHED, 0, 2);
+                fetch_behind<R>(first + R * i / 2 + (4 * r + pair) * STEP);
                 const __m512i bytes = load_codes(first + (r * x.width + i) / 2 + pair * STEP);
                 lower[r] = _mm512_and_si512(bytes, half), upper[r] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), half);
             }

@@ -48,9 +48,10 @@ EXPORT void dequantise(int64_t kind, int64_t group, int64_t rows, int64_t cols, 
 
 namespace {
 
-constexpr int64_t STRIP = 1 << 16;  // bytes of codes in a task
-constexpr int TILE = 48;            // tokens in a task
-constexpr int FEW = 4;              // tokens that two rows meet at once; of more, four rows meet two
+constexpr int64_t STRIP = 1 << 16;   // bytes of codes in a task: they stay near while one group of tokens after the other meets them,
+constexpr int64_t STREAM = 1 << 19;  // or are read once and go: the longer a thread reads on, the better memory is used
+constexpr int TILE = 48;             // tokens in a task
+constexpr int FEW = 4;               // tokens that two rows meet at once; of more, four rows meet two
 
 struct Output {
     const bf16 *bias;
@@ -99,8 +100,14 @@ template <class X, class W> struct Product {
         }
     }
 
+    // Of a task: whole blocks, and of a long one four tasks or more for each thread.
+    int64_t task_rows(int threads) const {
+        const int64_t near = STRIP / w.bytes(tokens.cols), far = std::min(STREAM / w.bytes(tokens.cols), out.rows / (4 * threads));
+        return std::max<int64_t>(1, (tokens.count <= FEW ? std::max(near, far) : near) / ROWS) * ROWS;
+    }
+
     void run(int threads) const {
-        const int64_t rows = std::max<int64_t>(ROWS, STRIP / w.bytes(tokens.cols) / ROWS * ROWS), strips = (out.rows + rows - 1) / rows;
+        const int64_t rows = task_rows(threads), strips = (out.rows + rows - 1) / rows;
         if (tokens.count * out.rows * tokens.cols < 1 << 17) threads = 1;  // it does not pay to wake another
         share((tokens.count + TILE - 1) / TILE * strips, threads, [&](int64_t task) {
             const int64_t row = task % strips * rows, token = task / strips * TILE;
