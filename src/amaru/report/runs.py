@@ -14,6 +14,7 @@ from amaru.report.distillation import distillation_page
 from amaru.report.fp8 import fp8_page
 from amaru.report.page import Page
 from amaru.report.preference import preference_page
+from amaru.report.reward import reward_page
 from amaru.report.sft import sft_page
 from amaru.report.synthesis import synthesis_page
 from amaru.report.tied_lora import tied_lora_page
@@ -22,6 +23,7 @@ from amaru.report.training import training_page
 PAGES: dict[str, Callable[[Path], Page]] = {
     "train": training_page,
     "sft": sft_page,
+    "reward": reward_page,
     "adapt": adapt_page,
     "prefer": preference_page,
     "distill": distillation_page,

@@ -39,7 +39,7 @@ class Attributes(Config):
                 raise ConfigError(f"{what} names {strange[0]!r}, which is no attribute; there is {', '.join(self.names)}.")
         if not all(map(math.isfinite, self.weights.values())) or not any(self.weights.values()):
             raise ConfigError(f"Weights are finite numbers, not all of them 0; got {self.weights}.")
-        if None not in (self.lowest, self.highest) and not self.lowest < self.highest:  # type: ignore[operator]
+        if (self.lowest is None) != (self.highest is None) or (self.lowest is not None and not self.lowest < self.highest):  # type: ignore[operator]
             raise ConfigError(f"Labels lie between a lower and a higher number; got {self.lowest} and {self.highest}.")
 
     def scalar(self, values: Sequence[float]) -> float:

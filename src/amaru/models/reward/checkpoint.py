@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,12 +28,14 @@ from amaru.models.reward.prompts import SYSTEM, Pooled, Prompts
 from amaru.models.tensor_file import Entry, TensorFile, write_tensors
 
 TENSORS = "reward.safetensors"
+Objective = Literal["regression", "bradley-terry"]
 
 
 class Said(Config):
-    """What `config.json` says beside the decoder's own fields."""
+    """What `config.json` says beside the decoder's own fields; `objective` is what the model learned, ratings or which of two is better."""
 
     attributes: Attributes
+    objective: Objective = "regression"
     pooled: Pooled = "label-prefix"
     system: str = SYSTEM
 
