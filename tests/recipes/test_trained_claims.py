@@ -19,6 +19,7 @@ from amaru.recipes.reproduce.claims import CLAIMS, verdict
 from amaru.recipes.reproduce.trained import ladder, shares, twins
 from amaru.recipes.reproduce.trained.attention import FIRST_QUERY, attention_facts, probabilities
 from amaru.recipes.reproduce.trained.mixture import SOURCES, Words, made_rows
+from amaru.recipes.reproduce.trained.scaling import Scaling, question, scores, times_as_fast
 from amaru.recipes.reproduce.trained.sizes import as_large
 from amaru.recipes.reproduce.trained.trials import Trials, cells
 
@@ -181,9 +182,29 @@ def test_whole_twins_are_made_once_and_continued(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["missing"] == [] and len(found["tables"][0]["rows"]) == 3 and all(row[-1] > 0 for row in found["tables"][0]["rows"])
     assert "A hybrid&#39;s loss is at most 1%" in (out / "report.html").read_text()
+    asked = flags([f"twins={out}", "questions=3", "samples=2", "together=4", "shown=2"])
+    assert main(["reproduce", "inference-scaling", "--out", str(tmp_path / "scaling"), "--json", *asked]) in (0, 1)
+    scaled = json.loads(capsys.readouterr().out)
+    assert scaled["missing"] == [] and len(scaled["curves"][0]["lines"]) == 4 and len(scaled["claims"]) == 4
+
     (out / "cell-mamba-seed1.json").unlink()
     before = json.loads((out / "steps.json").read_text())
     assert main(words) in (0, 1)
     after = json.loads((out / "steps.json").read_text())
     assert {name for name in after if after[name] != before[name]} <= {"cell-mamba-seed1.json"}
     assert json.loads(capsys.readouterr().out)["claims"] == found["claims"]
+
+
+def test_samples_are_counted_as_the_best_and_as_the_most_frequent():
+    said = {0: ["7", "5", "5", "5"], 1: ["3", "3", "4", "4"], 2: ["1", "2", "8", "9"]}
+    found = scores(said, {0: "5", 1: "3", 2: "6"}, [1, 2, 4])
+    assert found == {"best": [1 / 3, 2 / 3, 2 / 3], "majority": [1 / 3, 1 / 3, 2 / 3]}
+    text, right = question(Scaling(shown=3), 1)
+    *solved, open_line = text.split("\n")
+    assert len(solved) == 3 and open_line.endswith("=") and eval(open_line[:-1]) == int(right)
+
+
+def test_time_to_the_same_accuracy():
+    theirs = {"counts": [1, 2, 4], "best": [0.1, 0.3, 0.3], "seconds": 8.0}
+    assert times_as_fast({"counts": [1, 2, 4], "best": [0.3, 0.4, 0.5], "seconds": 4.0}, theirs, "best") == 4.0
+    assert times_as_fast({"counts": [1, 2, 4], "best": [0.1, 0.2, 0.2], "seconds": 4.0}, theirs, "best") == 0.0

@@ -15,7 +15,7 @@ from amaru.recipes.reproduce.compression.settings import CompressionClaims
 from amaru.recipes.reproduce.speed import claim as speed
 from amaru.recipes.reproduce.speed import constant, fits, hymba_cache
 from amaru.recipes.reproduce.speed.settings import FortySevenB, FourB, LongContext, SpeedClaim
-from amaru.recipes.reproduce.trained import ladder, shares, trials, twins
+from amaru.recipes.reproduce.trained import ladder, scaling, shares, trials, twins
 from amaru.recipes.reproduce.trained.trials import Trials
 
 
@@ -53,6 +53,12 @@ CLAIMS = {
         constant.judge,
     ),
     "twins": _trained("A hybrid is as accurate as a Transformer of its size on the same tokens (2504.03624, 2.1).", twins.Twins, twins),
+    "inference-scaling": Claim(
+        "Cheap tokens buy accuracy: more samples of an answer in the same time (2504.03624, 1).",
+        scaling.Scaling,
+        scaling.make,
+        scaling.judge,
+    ),
     "4b": _speed("Nemotron-H-4B is 2.2 times as fast as Phi-4-mini and 1.35 times as fast as its parent (2504.11409).", FourB),
     "attention-share": _trained("About 8 % attention layers are enough (2504.03624, 2.1).", shares.Shares, shares),
     "47b": _speed("MiniPuzzle: Nemotron-H-47B is 1.2 times as fast as the 56B (2504.03624, 3).", FortySevenB),

@@ -40,7 +40,7 @@ def recalled(words: Words, draw: Random, length: int) -> Sequence[int]:
 
 def passkey(words: Words, draw: Random, length: int) -> Sequence[int]:
     """A pass key somewhere in plain sentences, and the answer."""
-    depth, units, same = draw.random(), length // 8, draw.getstate()
+    depth, units, same = draw.random(), max(1, length // 24), draw.getstate()
     while True:
         draw.setstate(same)
         made = PROBES["passkey"].make(draw, units, depth)
