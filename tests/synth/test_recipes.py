@@ -62,7 +62,7 @@ def test_a_few_rows_of_a_recipe(tmp_path, name):
     bound, requests, tallies, rows = asyncio.run(body())
     assert not any(tally.failed for tally in tallies.values()), {name: tally.failed for name, tally in tallies.items() if tally.failed}
     assert 0 < requests <= sum(step.usage.calls for step in forecast(bound))
-    for number, step in enumerate(bound.recipe.steps):
+    for step in bound.recipe.steps:
         if step.asks():
             assert tallies[step.name].taken, f"{step.name} was never tried"
     assert all(ENDS[name] <= row.keys() for row in rows)
@@ -76,5 +76,5 @@ def test_rows_of_ones_own_stand_beside_those_that_are_made(tmp_path):
     before, after = ({step.name: step for step in forecast(each)} for each in (bound, taking))
     assert (before["own"].rows, after["own"].rows) == (0, 2)
     assert after["questions"].taken == before["questions"].taken + 2
-    with pytest.raises(ConfigError, match="Step topics brings no rows of its own. These do: own"):
+    with pytest.raises(ConfigError, match=r"Step topics brings no rows of its own\. These do: own"):
         bound.recipe.taking({"topics": tmp_path / "own.jsonl"})

@@ -34,7 +34,7 @@ THANKS = (
     r"|(?:i )?(?:really )?appreciate (?:it|that|your help|this))"
 )
 PRAISE = (
-    r"(?:(?:that'?s|that is|this is|what a|it'?s|how|sounds|very|so|really) )*"
+    r"(?:(?:that'?s|that is|this is|what|it'?s|how|sounds|very|so|really|an?) )*"
     r"(?:great|awesome|perfect|wonderful|excellent|amazing|fantastic|interesting|fascinating|helpful|good to know|nice)"
     r"(?: (?:explanation|answer|point|insight|information|idea|question|suggestions?|help))?"
 )

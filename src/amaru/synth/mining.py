@@ -16,7 +16,7 @@ STOP = frozenset(
         "a about above after again all also although an and any are as at be because been before being below between both but by "
         "can cannot could did do does doing down during each either every few find first for from further get give given gives "
         "had has have having he her here him his how however i if in into is it its itself just know known last least less let "
-        "like made make makes many may me might more most much must my need neither new no nor not now number of off often on "
+        "like made make makes many may me might more most much must my need neither new no nor not now of off often on "
         "once one only or other our out over own part per put same say see set several shall she should show since so some such "
         "take than that the their them then there therefore these they this those though three through thus to too two under "
         "until up upon us use used using very was way we well were what when where whether which while who whole whom whose why "
