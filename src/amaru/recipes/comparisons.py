@@ -73,7 +73,9 @@ def prepare(recipe: PreferRecipe, run: Run, name: str, found: Comparisons) -> Pr
     run.progress.note(f"  {found}")
     template = template_of(recipe.template, tokenizer_of(recipe.start))
     training, held_out, dropped = divided(recipe, found)
-    rows = [_rows(run, f"{name}-{side}", some, template, recipe) for side, some in (("training", training), ("held-out", held_out))]
+    sides = {f"{name}-training": training, f"{name}-held-out": held_out}
+    made = {side: _packed(run, side, some, template, recipe) for side, some in sides.items()}  # before anything is kept of bad data
+    rows = [_kept(run, side, some, template, recipe, made[side]) for side, some in sides.items()]
     write_dropped(run.path(f"{name}-dropped.jsonl"), [*dropped, *rows[0].dropped, *rows[1].dropped])
     return Prepared(chat_tokenizer(recipe, template), *rows)
 
@@ -101,10 +103,20 @@ def chat_tokenizer(recipe: PreferRecipe, template: Template) -> Tokenizer:
     return template.tokenizer.with_chat(source, template.ending())
 
 
-def _rows(run: Run, name: str, some: Sequence[Comparison], template: Template, recipe: PreferRecipe) -> ComparisonRows:
+def _packed(run: Run, name: str, some: Sequence[Comparison], template: Template, recipe: PreferRecipe) -> ComparisonRows | None:
+    """None where they are kept from before."""
+    if run.is_kept(f"{name}.rows", made_from(some, template, recipe.longest, recipe.too_long)):
+        return None
+    return pack(some, template, recipe.longest, too_long=recipe.too_long)
+
+
+def _kept(
+    run: Run, name: str, some: Sequence[Comparison], template: Template, recipe: PreferRecipe, made: ComparisonRows | None
+) -> ComparisonRows:
     origin = made_from(some, template, recipe.longest, recipe.too_long)
 
     def make(path: Path) -> None:
-        pack(some, template, recipe.longest, too_long=recipe.too_long).save(path)
+        assert made is not None, "what is not kept was packed"
+        made.save(path)
 
     return run.keep(f"{name}.rows", origin, make, lambda path: ComparisonRows.load(path, origin), title=name, describe=str)
