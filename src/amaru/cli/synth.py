@@ -11,6 +11,7 @@ from rich.table import Table
 
 from amaru.cli import synth_step
 from amaru.cli.output import Finding, JsonFlag, emit
+from amaru.cli.synth_browse import browse
 from amaru.cli.synth_live import LiveTable
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file, or the name of one that is here: open_questions.")]
@@ -104,7 +105,7 @@ def export(
         raise Finding(f"{missing}; what could follow from them is not in the file.")
 
 
-commands = {"run": run, "plan": plan, "graph": graph, "export": export, "step": synth_step.step}
+commands = {"run": run, "plan": plan, "graph": graph, "export": export, "step": synth_step.step, "browse": browse}
 
 
 def _bound(recipe: Path, settings: list[str] | None, rows: list[str] | None) -> Any:

@@ -13,7 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import ClassVar
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from amaru.config import atomic_file
 from amaru.report.numbers import NONE, plain
@@ -126,6 +126,12 @@ class Facts:
         return [(name, value if isinstance(value, str) else NONE if value is None else plain(value)) for name, value in self.facts.items()]
 
 
+def template(name: str) -> Template:
+    """A template beside this module, in which text is escaped."""
+    loader = PackageLoader("amaru.report", ".")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).get_template(name)
+
+
 Block = Prose | Cards | Drawing | Table | Preformatted | Commands | Facts
 
 
@@ -145,10 +151,7 @@ class Page:
     footer: str = ""
 
     def html(self) -> str:
-        environment = Environment(
-            loader=PackageLoader("amaru.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        return environment.get_template("template.html").render(page=self)
+        return template("template.html").render(page=self)
 
     def save(self, path: str | Path) -> None:
         """Write the page whole or not at all; raises `StorageError` when the disk is full."""

@@ -10,17 +10,34 @@ from amaru.synth.making import seeds
 from amaru.synth.recipe import Bound
 from amaru.synth.row import START, Row, placed
 from amaru.synth.steps import Gathering, Starting
-from amaru.synth.store import FAILED, MADE, Store
+from amaru.synth.store import DROPPED, FAILED, MADE, Store
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A row that a step took and that came to nothing: `state` is dropped or failed; `unit` is the key of what was to become of it."""
+
+    row: Row
+    unit: str
+    state: str
+    reason: str
 
 
 @dataclass
 class Finished:
-    """The rows of one step, how many of those it takes are not finished yet, and why others came to nothing."""
+    """The rows of one step, how many of those it takes are not finished yet, and those that came to nothing."""
 
     rows: list[Row]
     unfinished: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
+    lost: list[Lost] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> Counter[str]:
+        return Counter(each.reason for each in self.lost if each.state == DROPPED)
+
+    @property
+    def failed(self) -> Counter[str]:
+        return Counter(each.reason for each in self.lost if each.state == FAILED)
 
 
 def read_rows(bound: Bound, store: Store) -> list[Finished]:
@@ -33,7 +50,8 @@ def read_rows(bound: Bound, store: Store) -> list[Finished]:
             found.append(Finished(placed(number, START, seeds(bound, number))))
         elif isinstance(step, Gathering):
             gathered = gather(bound, number, taken)
-            found.append(Finished([row for _, row in gathered.rows], dropped=gathered.dropped))
+            lost = [Lost(each.row, bound.unit(number, each.row.key), DROPPED, each.reason) for each in gathered.left_out]
+            found.append(Finished([row for _, row in gathered.rows], lost=lost))
         else:
             found.append(_finished(bound, number, taken, store))
     return found
@@ -42,13 +60,13 @@ def read_rows(bound: Bound, store: Store) -> list[Finished]:
 def _finished(bound: Bound, number: int, taken: list[Row], store: Store) -> Finished:
     of_step, units = Finished([]), store.units(bound.recipe.steps[number].name)
     for row in taken:
-        unit = units.get(bound.unit(number, row.key))
+        unit = units.get(key := bound.unit(number, row.key))
         if unit is None:
             of_step.unfinished += 1
         elif unit.state == MADE:
             of_step.rows += placed(number, row, unit.made)
         else:
-            (of_step.failed if unit.state == FAILED else of_step.dropped)[unit.reason] += 1
+            of_step.lost.append(Lost(row, key, unit.state, unit.reason))
     return of_step
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from amaru.config import atomic_file, to_dict
 from amaru.config.records import read_record
+from amaru.config.strict import build
 from amaru.errors import ArtifactError
 from amaru.synth.budget import Ledger, Usage
 from amaru.synth.client import FIRST_PAUSE, Client
@@ -19,7 +20,7 @@ from amaru.synth.forecast import forecast
 from amaru.synth.making import Maker
 from amaru.synth.progress import Now, Watch
 from amaru.synth.reading import read_rows
-from amaru.synth.recipe import Bound
+from amaru.synth.recipe import Bound, SynthRecipe
 from amaru.synth.running import Running, Tally
 from amaru.synth.spread.cluster import joined
 from amaru.synth.spread.crew import Crew, Start
@@ -27,7 +28,7 @@ from amaru.synth.spread.processes import Pipes
 from amaru.synth.store import Store
 from amaru.synth.summary import summarise
 
-STORE, RUN, SUMMARY = "store.sqlite", "run.json", "summary.json"
+STORE, RECIPE, RUN, SUMMARY = "store.sqlite", "recipe.yaml", "run.json", "summary.json"
 KIND = "synth"
 BETWEEN = 0.25  # seconds between two looks at how far it is
 
@@ -57,7 +58,7 @@ def run(
         if (directory / RUN).exists() and (kind := read_record(directory / RUN).get("kind")) != KIND:
             raise ArtifactError(f"{directory} is a {kind} run; give another --out.")
         _write(directory / RUN, {"kind": KIND, "started": started, "beside": str(bound.directory.resolve())})
-        with atomic_file(directory / "recipe.yaml") as temporary:
+        with atomic_file(directory / RECIPE) as temporary:
             temporary.write_text(yaml.safe_dump(to_dict(bound.recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
         try:
             with _starts(workers, ray) as starts:
@@ -72,6 +73,14 @@ def run(
             "workers": max(1, len(starts)),
             "lost_workers": lost,
         }
+
+
+def opened(directory: str | Path) -> Bound:
+    """The recipe of a run as it was run, from its directory. Raises `ArtifactError` when it is no directory of synthetic data."""
+    directory = Path(directory)
+    if not (directory / RUN).exists() or (run := read_record(directory / RUN)).get("kind") != KIND:
+        raise ArtifactError(f"{directory} holds no synthetic data; give what was the --out of amaru synth run.")
+    return Bound(build(SynthRecipe, yaml.safe_load((directory / RECIPE).read_text(encoding="utf-8"))), Path(run["beside"]))
 
 
 @contextmanager

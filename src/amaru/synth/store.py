@@ -63,19 +63,23 @@ class Matched:
 
 
 class Store:
-    """`with Store("runs/questions/store.sqlite") as store:` in which one process works at a time.
+    """`with Store("runs/questions/store.sqlite") as store:` in which one process works at a time, and any number look on (`reading`).
 
     Whatever is awaited here is on disk when the await returns: a thread of its own writes all that is waiting in one transaction and
     syncs once for all of it, so many calls at once cost few syncs. Raises `ArtifactError` when another process is in it, or when the
     file is something else, and `StorageError` when it cannot be written.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, reading: bool = False) -> None:
         self.path = Path(path)
+        self.reading = reading
         self._claims: dict[str, asyncio.Future[None]] = {}
         self._queue: queue.SimpleQueue[tuple[list[Write], asyncio.Future[None]] | None] = queue.SimpleQueue()
 
     def __enter__(self) -> "Store":
+        if self.reading:
+            self._reader = self._connect()
+            return self
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = self.path.with_name(f".{self.path.name}.lock").open("w")
@@ -96,6 +100,9 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.reading:
+            self._reader.close()
+            return
         self._queue.put(None)
         self._writer.join()
         self._reader.close()
@@ -188,6 +195,14 @@ class Store:
     def failures(self) -> dict[str, int]:
         """How often which reason was met, the most frequent first."""
         return dict(self._read("SELECT reason, count(*) FROM failures GROUP BY reason ORDER BY count(*) DESC, reason"))
+
+    def asked(self, key: str) -> dict[str, Any] | None:
+        """What was asked in a call, and what was answered; None for a call that is not answered."""
+        found = self._read("SELECT request, content, prompt_tokens + completion_tokens, seconds FROM answers WHERE key = ?", key)
+        if not found:
+            return None
+        request, answer, tokens, seconds = found[0]
+        return {"request": json.loads(request), "answer": answer, "tokens": tokens, "seconds": seconds}
 
     def requests(self) -> Iterator[dict[str, Any]]:
         """What was asked in every call that was answered."""
