@@ -43,7 +43,7 @@ def test_a_forced_backend_serves(monkeypatch):
 
 def test_an_unknown_name_is_an_error(monkeypatch):
     monkeypatch.setenv("AMARU_GATED_RMSNORM", "fast")
-    with pytest.raises(BackendError, match="AMARU_GATED_RMSNORM=fast names no backend of gated_rmsnorm; it has: native, reference"):
+    with pytest.raises(BackendError, match="AMARU_GATED_RMSNORM=fast names no backend of gated_rmsnorm; it has: native, triton, reference"):
         gated_rmsnorm(*norm_inputs(), groups=2, eps=1e-5)
 
 

@@ -16,6 +16,7 @@ CASES = {
     "63 tokens": (2, 16, 1, 16, [63]),
     "130 tokens, odd channels": (4, 5, 2, 24, [130]),
     "tiny and empty documents": (6, 20, 2, 16, [2, 1, 0, 1, 70, 2]),
+    "two chunks and an empty document": (2, 5, 1, 8, [2, 0, 70]),
     "decoding": (4, 12, 1, 24, [1, 1, 1]),
 }
 BACKENDS = {"chunked": chunked.ssd, "native": native.ssd}

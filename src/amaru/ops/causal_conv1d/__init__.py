@@ -6,9 +6,10 @@ from torch import Tensor
 from amaru.errors import ConfigError
 from amaru.ops.arguments import expect_shape, sequence_lengths
 from amaru.ops.backends import Backend, Op
-from amaru.ops.causal_conv1d import native, reference, shifted
+from amaru.ops.causal_conv1d import native, reference, shifted, triton
 from amaru.ops.exactness import unless_exact
 from amaru.ops.native import lacks
+from amaru.ops.triton import lacks as lacks_triton
 
 
 def causal_conv1d(
@@ -52,6 +53,7 @@ CONV = Op(
     "causal_conv1d",
     _sample,
     Backend("native", native.causal_conv1d, native.refuses, lacks),
+    Backend("triton", triton.causal_conv1d, triton.refuses, lacks_triton),
     Backend("shifted", shifted.causal_conv1d, unless_exact),
     Backend("reference", reference.causal_conv1d),
 )

@@ -6,8 +6,9 @@ from torch import Tensor
 from amaru.errors import ConfigError
 from amaru.ops.arguments import expect_shape
 from amaru.ops.backends import Backend, Op
-from amaru.ops.gated_rmsnorm import native, reference
+from amaru.ops.gated_rmsnorm import native, reference, triton
 from amaru.ops.native import lacks
+from amaru.ops.triton import lacks as lacks_triton
 
 
 def gated_rmsnorm(y: Tensor, z: Tensor, weight: Tensor, *, groups: int, eps: float) -> Tensor:
@@ -36,5 +37,6 @@ NORM = Op(
     "gated_rmsnorm",
     _sample,
     Backend("native", native.gated_rmsnorm, native.refuses, lacks),
+    Backend("triton", triton.gated_rmsnorm, triton.refuses, lacks_triton),
     Backend("reference", reference.gated_rmsnorm),
 )

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amaru.ops.backends import Backend, Op
-from amaru.ops.gated_silu import native
+from amaru.ops.gated_silu import native, triton
 from amaru.ops.native import lacks
+from amaru.ops.triton import lacks as lacks_triton
 
 
 def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
@@ -29,4 +30,10 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
     return (torch.zeros(2, 8, dtype=dtype), torch.ones(2, 8, dtype=dtype)), {}
 
 
-GATED_SILU = Op("gated_silu", _sample, Backend("native", native.gated_silu, native.refuses, lacks), Backend("eager", eager))
+GATED_SILU = Op(
+    "gated_silu",
+    _sample,
+    Backend("native", native.gated_silu, native.refuses, lacks),
+    Backend("triton", triton.gated_silu, triton.refuses, lacks_triton),
+    Backend("eager", eager),
+)

@@ -10,9 +10,10 @@ from amaru.errors import ConfigError
 from amaru.ops.arguments import sequence_lengths
 from amaru.ops.backends import Backend, Op
 from amaru.ops.exactness import unless_exact
-from amaru.ops.mamba2_step import composed, native
+from amaru.ops.mamba2_step import composed, native, triton
 from amaru.ops.mamba2_step.weights import Weights
 from amaru.ops.native import lacks
+from amaru.ops.triton import lacks as lacks_triton
 
 __all__ = ["Weights", "mamba2_step"]
 
@@ -80,5 +81,6 @@ STEP = Op(
     "mamba2_step",
     _sample,
     Backend("native", native.mamba2_step, native.refuses, lacks),
+    Backend("triton", triton.mamba2_step, triton.refuses, lacks_triton),
     Backend("composed", composed.mamba2_step, unless_exact),
 )

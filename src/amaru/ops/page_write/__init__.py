@@ -5,7 +5,8 @@ from torch import Tensor
 
 from amaru.ops.backends import Backend, Op
 from amaru.ops.native import lacks
-from amaru.ops.page_write import eager, native
+from amaru.ops.page_write import eager, native, triton
+from amaru.ops.triton import lacks as lacks_triton
 
 
 def page_write(x: Tensor, pool: Tensor, pages: Tensor, owners: Tensor, positions: Tensor) -> None:
@@ -29,5 +30,9 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
 
 
 PAGE_WRITE = Op(
-    "page_write", _sample, Backend("native", native.page_write, native.refuses, lacks), Backend("eager", eager.page_write)
+    "page_write",
+    _sample,
+    Backend("native", native.page_write, native.refuses, lacks),
+    Backend("triton", triton.page_write, triton.refuses, lacks_triton),
+    Backend("eager", eager.page_write),
 )

@@ -8,8 +8,9 @@ from amaru.ops.arguments import sequence_lengths
 from amaru.ops.backends import Backend, Op
 from amaru.ops.exactness import unless_exact
 from amaru.ops.native import lacks
-from amaru.ops.paged_attention import gathered, native, prompt
+from amaru.ops.paged_attention import gathered, native, prompt, triton
 from amaru.ops.paged_attention.narrow import NARROW, narrowed
+from amaru.ops.triton import lacks as lacks_triton
 
 __all__ = ["NARROW", "narrowed", "paged_attention"]
 
@@ -87,6 +88,7 @@ PAGED_ATTENTION = Op(
     "paged_attention",
     _sample,
     Backend("native", native.paged_attention, native.refuses, lacks),
+    Backend("triton", triton.paged_attention, triton.refuses, lacks_triton),
     Backend("prompt", prompt.paged_attention, prompt.refuses, prompt.lacks_instructions),
     Backend("gathered", gathered.paged_attention, unless_exact),
 )

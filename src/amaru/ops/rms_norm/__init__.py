@@ -6,7 +6,8 @@ from torch import Tensor
 from amaru.ops.arguments import expect_shape
 from amaru.ops.backends import Backend, Op
 from amaru.ops.native import lacks
-from amaru.ops.rms_norm import eager, native
+from amaru.ops.rms_norm import eager, native, triton
+from amaru.ops.triton import lacks as lacks_triton
 
 
 def rms_norm(x: Tensor, weight: Tensor, *, eps: float) -> Tensor:
@@ -26,4 +27,10 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
     return (torch.zeros(2, 8, dtype=dtype), torch.ones(8)), {"eps": 1e-5}
 
 
-RMS_NORM = Op("rms_norm", _sample, Backend("native", native.rms_norm, native.refuses, lacks), Backend("eager", eager.rms_norm))
+RMS_NORM = Op(
+    "rms_norm",
+    _sample,
+    Backend("native", native.rms_norm, native.refuses, lacks),
+    Backend("triton", triton.rms_norm, triton.refuses, lacks_triton),
+    Backend("eager", eager.rms_norm),
+)

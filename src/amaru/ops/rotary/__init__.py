@@ -5,7 +5,8 @@ from torch import Tensor
 
 from amaru.ops.backends import Backend, Op
 from amaru.ops.native import lacks
-from amaru.ops.rotary import eager, native
+from amaru.ops.rotary import eager, native, triton
+from amaru.ops.triton import lacks as lacks_triton
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -24,4 +25,10 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
     return (torch.zeros(1, 2, 8, dtype=dtype), torch.ones(1, 4), torch.zeros(1, 4)), {}
 
 
-ROTARY = Op("rotary", _sample, Backend("native", native.rotary, native.refuses, lacks), Backend("eager", eager.rotary))
+ROTARY = Op(
+    "rotary",
+    _sample,
+    Backend("native", native.rotary, native.refuses, lacks),
+    Backend("triton", triton.rotary, triton.refuses, lacks_triton),
+    Backend("eager", eager.rotary),
+)

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from amaru.ops.backends import Backend, Op
 from amaru.ops.native import lacks
-from amaru.ops.squared_relu import eager, native
+from amaru.ops.squared_relu import eager, native, triton
+from amaru.ops.triton import lacks as lacks_triton
 
 
 def squared_relu(x: Tensor) -> Tensor:
@@ -26,5 +27,9 @@ def _sample(dtype: torch.dtype) -> tuple[tuple, dict]:
 
 
 SQUARED_RELU = Op(
-    "squared_relu", _sample, Backend("native", native.squared_relu, native.refuses, lacks), Backend("eager", eager.squared_relu)
+    "squared_relu",
+    _sample,
+    Backend("native", native.squared_relu, native.refuses, lacks),
+    Backend("triton", triton.squared_relu, triton.refuses, lacks_triton),
+    Backend("eager", eager.squared_relu),
 )

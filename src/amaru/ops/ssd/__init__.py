@@ -7,7 +7,8 @@ from amaru.errors import ConfigError
 from amaru.ops.arguments import expect_shape, sequence_lengths
 from amaru.ops.backends import Backend, Op
 from amaru.ops.native import lacks
-from amaru.ops.ssd import chunked, native, reference
+from amaru.ops.ssd import chunked, native, reference, triton
+from amaru.ops.triton import lacks as lacks_triton
 
 
 def ssd(
@@ -69,6 +70,7 @@ SSD = Op(
     "ssd",
     _sample,
     Backend("native", native.ssd, native.refuses, lacks),
+    Backend("triton", triton.ssd, triton.refuses, lacks_triton),
     Backend("chunked", chunked.ssd),
     Backend("reference", reference.ssd),
 )
