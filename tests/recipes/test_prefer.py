@@ -1,6 +1,9 @@
 """Preference optimisation from comparisons to a model, as people type it and as a stage of a longer run."""
 
 import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +12,13 @@ from safetensors.torch import load_file
 from tests.align.small import model, some, tokenizer, write_pairs
 
 from amaru.adapters import LoRA, files
-from amaru.align import Comparisons, read, write
+from amaru.align import Comparison, Comparisons, read, write
 from amaru.align.terms import Terms
 from amaru.cli.main import main
 from amaru.data.tokenizer import Tokenizer
 from amaru.models.checkpoint import fingerprint, load, save
 from amaru.nn.batch import Batch
+from amaru.recipes.comparisons import gathered
 from amaru.recipes.learning import Learning, Saving
 from amaru.recipes.prefer import stage
 from amaru.recipes.preference import Against, PreferRecipe
@@ -132,6 +136,17 @@ def test_stages_follow_each_other_in_one_run_and_a_scorer_gives_rewards(folder: 
     assert rpo.figures["longer"] == 1 and rpo.figures["after"]["longer"] > 0.5 and dpo.figures["longer"] < 1
     weights = [load_file(each.checkpoint / "model.safetensors") for each in (dpo, rpo)]  # type: ignore[operator]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_comparisons_from_nowhere_are_named_and_rewards_that_are_no_numbers_dropped(folder: Path) -> None:
+    alike = Comparisons(tuple(replace(each, source="") for each in comparisons(6).found), 0, {})
+
+    def scorer(given: Sequence[Comparison]) -> list[list[float]]:
+        return [[math.nan if number == 2 else 1.0, *[0.0] * (len(each.answers) - 1)] for number, each in enumerate(given)]
+
+    found = gathered(recipe(folder), alike, scorer)
+    (dropped,) = found.dropped
+    assert len(found.found) == 5 and dropped.sentence.startswith("comparison#3: the reward") and "not finite" in dropped.sentence
 
 
 def test_rewards_from_a_file_of_scores_and_prompts_seen_before(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

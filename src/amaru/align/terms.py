@@ -52,7 +52,7 @@ class Terms(Config):
         if self.method == "ipo":
             pull = f"at the start a pair pulls with {1 / self.beta:.2g} on each log-probability"
         if self.method == "rpo":
-            pull = f"pairs of equal rewards pull towards a gap of nothing; {self.distance.replace('_', ' ')}"
+            pull = f"distance {self.distance}"
         return f"{self._called(gap)}: {self._where(gap, length)}; {pull}{self._beside()}"
 
     def _called(self, gap: float) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from amaru.align.comparisons import Comparison, Comparisons, Dropped, Scorer, required, scored, write_dropped
+from amaru.align.comparisons import Comparison, Comparisons, Dropped, Scorer, checked, required, scored, write_dropped
 from amaru.align.reading import overlap, read, unlike
 from amaru.align.rows import ComparisonRows, made_from, pack
 from amaru.config import fingerprint_bytes
@@ -35,16 +35,25 @@ def gathered(recipe: PreferRecipe, comparisons: Comparisons | None = None, score
     """What is learned from, with its rewards; what the loss can make nothing of is among the dropped."""
     if comparisons is None and not recipe.data:
         raise ConfigError("No comparisons are named; give --data FILES.")
-    found = comparisons or read(recipe.data, reward=recipe.reward)
+    found = read(recipe.data, reward=recipe.reward) if comparisons is None else placed(comparisons)
     if scorer is not None:
         found = replace(found, found=tuple(scored(found.found, scorer)))
     if recipe.scores:
         found = _scored_by(read(recipe.scores, reward=recipe.reward), found)
+    found = found.less(checked(found.found)[1])
     found = found.less(unlike(found.found, rewards=recipe.terms.method == "rpo"))
     if recipe.trained_on:
         found = _apart(recipe, found)
     required(found.found, found.dropped, ", ".join(recipe.data) or "the comparisons")
     return found
+
+
+def placed(comparisons: Comparisons) -> Comparisons:
+    """Comparisons that were read from no file get places of their own, for what is said of them."""
+    if len({each.source for each in comparisons.found}) == len(comparisons.found):
+        return comparisons
+    named = (replace(each, source=f"{each.source or 'comparison'}#{number}") for number, each in enumerate(comparisons.found, start=1))
+    return replace(comparisons, found=tuple(named))
 
 
 def _scored_by(scores: Comparisons, found: Comparisons) -> Comparisons:
