@@ -179,10 +179,15 @@ def _most(endpoint: Endpoint, call: Call) -> Usage:
 def _body(endpoint: Endpoint, call: Call, tried: int) -> dict[str, Any]:
     body: dict[str, Any] = {"model": call.model, "messages": list(call.messages), **call.sampling}
     if endpoint.seeds:
-        body["seed"] = int(fingerprint_bytes(call.key, str(tried)), 16) >> 33  # 31 bits, as most servers want it
+        body["seed"] = seed_of(call.key, tried)
     if endpoint.schemas and call.schema:
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": call.schema}}
     return body
+
+
+def seed_of(key: str, tried: int) -> int:
+    """What an endpoint is sent as the seed of an attempt: 31 bits, as most servers want it."""
+    return int(fingerprint_bytes(key, str(tried)), 16) >> 33
 
 
 def _answer(body: dict[str, Any], read: Read, price: Price, most: Usage) -> Answer:

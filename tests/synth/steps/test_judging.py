@@ -5,6 +5,8 @@ import json
 from tests.synth.scripted import SIDES
 from tests.synth.steps.through import through
 
+from amaru.align.layouts import recognised
+
 PAIR = ("chosen_response", "rejected_response", "chosen_reward", "rejected_reward", "judge")
 
 
@@ -61,3 +63,24 @@ def test_prompts_of_several_turns_are_told_apart(tmp_path):
     rows = [{"prompt": said, "answer": text, "score": n} for n, text in enumerate("ab")] + [{"prompt": "Why?", "answer": "c", "score": 3}]
     made, _, _, _ = through(tmp_path, rows, {"kind": "pairs"})
     assert [(row["prompt"], row["chosen_response"]) for row in made] == [(said, "b")]
+
+
+def test_all_answers_to_a_prompt_make_one_row(tmp_path):
+    rows = [{"prompt": "a", "answer": text, "score": score, "answered_by": "m"} for text, score in (("x", 1.0), ("y", 3.0), ("x", 1.0))]
+    rows += [{"prompt": "b", "answer": "alone", "score": 2}, {"prompt": "a", "answer": "z", "score": "high"}]
+    made, tallies, _, _ = through(tmp_path, rows, {"kind": "comparisons"})
+    responses = [{"content": "y", "score": 3.0, "model": "m"}, {"content": "x", "score": 1.0, "model": "m"}]
+    assert made == [{"prompt": "a", "responses": responses}]
+    assert sum(tallies["step0"].dropped.values()) == 3
+
+
+def test_what_is_exported_is_read_by_alignment(tmp_path):
+    said = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}, {"role": "user", "content": "Why so?"}]
+    rows = [{"prompt": prompt, "answer": f"{n}", "score": float(n)} for prompt in ("What?", said) for n in range(3)]
+    for kind, answers in (("pairs", ["2", "0"]), ("comparisons", ["2", "1", "0"])):
+        made, _, _, _ = through(tmp_path / kind, rows, {"kind": kind})
+        for row, prompt in zip(made, ([{"role": "user", "content": "What?"}], said), strict=True):
+            comparison = recognised("rows:1", row).comparison
+            assert list(comparison.messages) == prompt
+            assert [answer.text for answer in comparison.answers] == answers
+            assert [answer.reward for answer in comparison.answers] == [float(text) for text in answers]

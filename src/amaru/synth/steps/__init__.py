@@ -10,6 +10,7 @@ from pydantic import Field
 from amaru.synth.steps.colonies import Colonies
 from amaru.synth.steps.columns import Columns, Filter
 from amaru.synth.steps.compare import Compare
+from amaru.synth.steps.comparisons import Comparisons
 from amaru.synth.steps.constrain import Constrain
 from amaru.synth.steps.decontaminate import Decontaminate
 from amaru.synth.steps.dialogue import Dialogue
@@ -31,7 +32,7 @@ from amaru.synth.steps.verify import Verify
 Bringing = Seeds | Keywords
 Writing = Text | Listed | Fields | Respond | Dialogue | Evolve
 Judging = Verify | Reward | Compare
-Arranging = Columns | Filter | Unique | Decontaminate | Constrain | Opponents | Colonies | Pairs | Python
+Arranging = Columns | Filter | Unique | Decontaminate | Constrain | Opponents | Colonies | Pairs | Comparisons | Python
 Step = Annotated[Bringing | Writing | Judging | Arranging, Field(discriminator="kind")]
 KINDS: dict[str, type[Joined]] = {get_args(each.__annotations__["kind"])[0]: each for each in get_args(get_args(Step)[0])}
 

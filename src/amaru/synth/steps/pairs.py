@@ -68,7 +68,7 @@ class Pairs(Gathering):
         return Stands(better, worse.key, self._pair(better, worse, 1.0, 0.0, VERIFIER))
 
     def _by_score(self, answers: list[Row], left_out: list[LeftOut]) -> Stands | None:
-        scored = [row for row in answers if _is_number(row.columns.get(self.score))]
+        scored = [row for row in answers if is_number(row.columns.get(self.score))]
         left_out += [LeftOut(row, f"{self.score} is not a number") for row in answers if row not in scored]
         if not scored:
             return None
@@ -93,5 +93,5 @@ class Pairs(Gathering):
         return dict(zip(PAIR, values, strict=True)) | gaps
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
