@@ -39,6 +39,13 @@ def command(
     lengths: Annotated[str, typer.Option(help="Tokens of what is made here, such as 1k,4k,128k.")] = "1k,4k",
     depths: Annotated[int, typer.Option(help="Places of what is hidden, from beginning to end.")] = 5,
     samples: Annotated[int, typer.Option(help="Prompts for each length and depth.")] = 5,
+    judge: Annotated[str | None, typer.Option(help="Where the model that judges conversations is: http://localhost:8000/v1.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Its name there.")] = None,
+    judge_key: Annotated[str | None, typer.Option(help="The environment variable that holds its API key.")] = None,
+    references: Annotated[Path | None, typer.Option(help="Good answers to conversations, which the judge also sees.")] = None,
+    pairwise: Annotated[
+        bool, typer.Option("--pairwise", help="With --against the judge also sees both models side by side, in either order.")
+    ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="Ask for answers by the model's chat template.")] = False,
     memory: Annotated[str, typer.Option(help="For states and caches while answers are generated.")] = "2GiB",
     cache: Annotated[str, typer.Option(help="Where judged items are kept; 'none' keeps nothing.")] = "runs/evaluations.sqlite",
@@ -50,14 +57,16 @@ def command(
     With --data: loss, next-token accuracy and bits per byte; with --teacher also the KL to it and how often both agree, by position.
     With --tasks: scores with their intervals; with --against also those of another model, and whether the difference is one.
     """
-    from amaru.cli.eval_tasks import names, put
+    from amaru.cli.eval_tasks import judge_of, names, put
     from amaru.errors import ConfigError
 
     if bool(data) == bool(tasks):
         raise ConfigError("Give either --data TEXT, to measure the loss, or --tasks FILE; both would be two results.")
     if tasks:
-        settings = {"few_shot": few_shot, "limit": limit, "depths": depths, "samples": samples, "chat": chat}
-        put(checkpoint, against, settings | names(tasks, examples, lengths, memory, cache), report, json)
+        settings: dict[str, Any] = {"few_shot": few_shot, "limit": limit, "depths": depths, "samples": samples, "chat": chat}
+        settings |= {"references": None if references is None else str(references), "pairwise": pairwise}
+        found = judge_of(judge, judge_model, judge_key, cache)
+        put(checkpoint, against, settings | names(tasks, examples, lengths, memory, cache), found, report, json)
         return
     facts = _on_text(checkpoint, tuple(data or ()), teacher, field, (row_length, stride), (batch_rows, limit_rows))
     emit(facts, json=json, people=show)

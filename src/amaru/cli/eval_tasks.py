@@ -23,14 +23,30 @@ def names(tasks: list[str], examples: Path | None, lengths: str, memory: str, ca
     }
 
 
-def put(checkpoint: Path, against: Path | None, settings: dict[str, Any], report: Path | None, json: bool) -> None:
+def judge_of(url: str | None, model: str | None, key: str | None, cache: str) -> Any:
+    """The judge that flags name, whose answers lie beside the judged items; None without flags."""
+    from amaru.errors import ConfigError
+
+    if url is None and model is None:
+        return None
+    if url is None or model is None:
+        raise ConfigError("A judge is an endpoint and a model there; give both --judge URL and --judge-model NAME.")
+    from amaru.recipes.judge import EndpointJudge
+    from amaru.synth.endpoint import Endpoint, Sampling
+
+    kept = Path("runs/evaluations.sqlite") if cache == "none" else Path(cache)
+    sampling = Sampling(temperature=0.0, max_tokens=2048)
+    return EndpointJudge(Endpoint(url=url, model=model, key=key, sampling=sampling), kept.with_suffix(".judge.sqlite"))
+
+
+def put(checkpoint: Path, against: Path | None, settings: dict[str, Any], judge: Any, report: Path | None, json: bool) -> None:
     """Put the tasks to one or two checkpoints, and print what came of it."""
     from amaru.recipes.evaluate import TasksRecipe, run_tasks
     from amaru.report.evaluation import evaluation_page
 
     recipe = TasksRecipe(**settings)
     with LiveLine() as live:
-        facts = run_tasks(recipe, checkpoint, against, live.update)
+        facts = run_tasks(recipe, checkpoint, against, live.update, judge)
     if report:
         evaluation_page(facts).save(report)
         facts["report"] = report
@@ -38,7 +54,7 @@ def put(checkpoint: Path, against: Path | None, settings: dict[str, Any], report
 
 
 def show(facts: Mapping[str, Any], console: Console) -> None:
-    from amaru.report.evaluation import table
+    from amaru.report.evaluation import place, side_by_side, table, written
 
     told = table(facts)
     grid = Table(*told.headers, box=None, pad_edge=False)
@@ -49,8 +65,10 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
         console.print(f"{kept:,} items were kept from before.")
     for row in facts["tasks"]:
         if "cells" in row:
-            cells = ", ".join(f"{name.replace(' ', ' at ')}: {cell['mean']:.0%}" for name, cell in row["cells"].items())
+            cells = ", ".join(f"{place(name)}: {written(row['leads'], cell['mean'])}" for name, cell in row["cells"].items())
             console.print(f"{row['task']}: {cells}", soft_wrap=True)
+        if "duel" in row:
+            console.print(side_by_side(row), soft_wrap=True)
     for note in facts["notes"]:
         console.print(note, soft_wrap=True)
     if "report" in facts:

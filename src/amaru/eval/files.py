@@ -61,7 +61,7 @@ class FileTask:
     def _asked(self, subject: Subject, items: dict[int, Question]) -> Iterator[tuple[int, Judged]]:
         indices = list(items)
         requests = [items[index].request for index in indices]
-        behind = [each._replace(prompt=self.examples + each.prompt, shared=len(self.examples)) for each in requests]
+        behind = [each.behind(self.examples) for each in requests]
         for place, text in subject.answers(behind):
             yield indices[place], Judged(dict(items[indices[place]].grade(text)), text)
 
@@ -73,22 +73,23 @@ def open_task(path: str | Path, layout: str | None = None, shots: int = 0, examp
     then not asked. Raises `DataError` for a record that does not fit, `ConfigError` for a layout that does not exist or has no examples.
     """
     path = Path(path)
-    records = _records(path)
-    name = layout or layout_of(*next(iter((record, source) for source, record in records)))
+    found = records(path)
+    name = layout or layout_of(*next(iter((record, source) for source, record in found)))
     if name not in LAYOUTS:
         raise ConfigError(f"There is no layout '{name}'; there is: {', '.join(LAYOUTS)}.")
     chosen = LAYOUTS[name]
-    solved = records[:shots] if examples is None else _records(Path(examples))[:shots]
-    if len(solved) < shots or (examples is None and len(records) <= shots):
+    solved = found[:shots] if examples is None else records(Path(examples))[:shots]
+    if len(solved) < shots or (examples is None and len(found) <= shots):
         raise ConfigError(f"{examples or path} has too few records for {shots} examples.")
-    asked = records[shots:] if examples is None else records
+    asked = found[shots:] if examples is None else found
     origin = fingerprint_bytes(name, *(json.dumps(record, sort_keys=True) for _, record in asked))
     items = tuple(_item(chosen, name, source, record) for source, record in asked)
     before = "".join(_solved(chosen, name, *each) for each in solved)
     return FileTask(f"{path.absolute().parent.name}/{path.stem}", chosen, items, before, origin)
 
 
-def _records(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def records(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Each record with where it stands; raises `DataError` for a file that holds none, or something else."""
     found = []
     for source, record in objects(Piece(str(path))):
         if isinstance(record, Problem):

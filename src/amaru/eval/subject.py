@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from amaru.data.chat import Template
+from amaru.data.chat import Message, Template
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import CheckpointError, ConfigError, DataError
 from amaru.eval.likelihood import Ending, Likelihood, likelihoods
@@ -24,13 +24,18 @@ RUNNING = 32  # answers that are generated at once, memory permitting
 class Request(NamedTuple):
     """A text to go on with, greedily, until one of `stop` or the end of text; `shared` characters begin other requests too.
 
-    A chat model ends its turn by itself, so it is not given `stop`.
+    A chat model ends its turn by itself, so it is not given `stop`. Instead of a text there may be the messages of a conversation.
     """
 
-    prompt: str
+    prompt: str | tuple[Message, ...]
     max_tokens: int
     stop: tuple[str, ...] = ()
     shared: int = 0
+
+    def behind(self, examples: str) -> "Request":
+        """A text with solved examples before it, which other requests share."""
+        assert isinstance(self.prompt, str)
+        return self._replace(prompt=examples + self.prompt, shared=len(examples))
 
 
 @dataclass(frozen=True)
@@ -97,13 +102,18 @@ class Subject:
 
     def _boundaries(self, request: Request) -> list[int]:
         """How many tokens other requests begin with too."""
-        return [len(self.tokenizer.encode(request.prompt[: request.shared]))] if request.shared and not self.chat else []
+        if not request.shared or self.chat or not isinstance(request.prompt, str):
+            return []
+        return [len(self.tokenizer.encode(request.prompt[: request.shared]))]
 
-    def prompt(self, text: str) -> list[int]:
-        """The ids of a text to go on with: as it stands, or as the first message of a conversation."""
+    def prompt(self, said: str | tuple[Message, ...]) -> list[int]:
+        """The ids of a text to go on with, as it stands or as the first message of a conversation; or of a conversation."""
+        if isinstance(said, str) and self.chat is None:
+            return self.tokenizer.encode(said)
         if self.chat is None:
-            return self.tokenizer.encode(text)
-        return self.chat.ids(self.chat.render([{"role": "user", "content": text}], begin=True))
+            raise ConfigError("Messages need a chat template; give --chat.")
+        messages = [{"role": "user", "content": said}] if isinstance(said, str) else said
+        return self.chat.ids(self.chat.render(messages, begin=True))
 
 
 class _Collector:

@@ -8,7 +8,9 @@ from pydantic import Field
 
 from amaru.config import Config
 from amaru.errors import ConfigError
-from amaru.eval.files import open_task
+from amaru.eval.files import open_task, records
+from amaru.eval.judged.conversations import ConversationTask, Judge, open_conversations
+from amaru.eval.judged.pairwise import VALUES, duel
 from amaru.eval.long_context.grid import ProbeTask
 from amaru.eval.long_context.probes import PROBES
 from amaru.eval.recall import SEQUENCES, RecallTask
@@ -30,6 +32,8 @@ class TasksRecipe(Config):
     limit      only the first so many items of each file
     lengths    tokens of what is made here; `depths` places from beginning to end, `samples` prompts for each
     chat       generated answers are asked for by the model's chat template
+    references good answers for conversations, in a file of their own
+    pairwise   the judge also sees the conversations of both models side by side
     memory     bytes for states and caches while answers are generated
     cache      where judged items are kept, so that none is asked twice; None keeps nothing
     """
@@ -42,16 +46,18 @@ class TasksRecipe(Config):
     depths: int = Field(default=5, gt=0)
     samples: int = Field(default=5, gt=0)
     chat: bool = False
+    references: str | None = None
+    pairwise: bool = False
     memory: int = Field(default=2 * 2**30, gt=0)
     cache: str | None = "runs/evaluations.sqlite"
 
 
-def tasks_of(recipe: TasksRecipe) -> list[Task]:
-    """What the names mean; raises `ConfigError` or `DataError` for one that means nothing."""
-    return [_task(name, recipe) for name in recipe.tasks]
+def tasks_of(recipe: TasksRecipe, judge: Judge | None = None) -> list[Task]:
+    """What the names mean; raises `ConfigError` or `DataError` for one that means nothing, or needs a judge that is not there."""
+    return [_task(name, recipe, judge) for name in recipe.tasks]
 
 
-def _task(name: str, recipe: TasksRecipe) -> Task:
+def _task(name: str, recipe: TasksRecipe, judge: Judge | None) -> Task:
     if name in PROBES:
         depths = tuple(place / max(1, recipe.depths - 1) for place in range(recipe.depths))
         return ProbeTask(name, recipe.lengths, depths, recipe.samples)
@@ -61,12 +67,18 @@ def _task(name: str, recipe: TasksRecipe) -> Task:
     path, layout = (path, layout) if colon and not Path(name).exists() else (name, "")
     if not Path(path).exists():
         raise ConfigError(f"There is no task file {path}, and no task of that name; made here are: {', '.join([*PROBES, *SEQUENCES])}.")
+    if "turns" in next(iter(records(Path(path))))[1]:
+        if judge is None:
+            raise ConfigError(f"{path} holds conversations, which another model judges; give --judge URL and --judge-model NAME.")
+        return open_conversations(path, judge, recipe.references)
     return open_task(path, layout or None, recipe.few_shot, recipe.examples)
 
 
-def run_tasks(recipe: TasksRecipe, checkpoint: Path, against: Path | None, follow: Follow = lambda text: None) -> dict[str, Any]:
+def run_tasks(
+    recipe: TasksRecipe, checkpoint: Path, against: Path | None, follow: Follow = lambda text: None, judge: Judge | None = None
+) -> dict[str, Any]:
     """Facts of each task for `checkpoint` and, item by item beside it, `against`; `follow(text)` says how far it is."""
-    tasks, store = tasks_of(recipe), Store(recipe.cache) if recipe.cache else None
+    tasks, store = tasks_of(recipe, judge), Store(recipe.cache) if recipe.cache else None
     results = {path: _results(recipe, path, tasks, store, follow) for path in [checkpoint, *([against] if against else [])]}
     rows = []
     for number, result in enumerate(results[checkpoint]):
@@ -74,10 +86,19 @@ def run_tasks(recipe: TasksRecipe, checkpoint: Path, against: Path | None, follo
         if against:
             other = results[against][number]
             differences = {metric: found._asdict() for metric, found in compare(other, result).items()}
-            row |= {"against": facts(other), "difference": differences}
+            row |= {"against": facts(other), "difference": differences, **_side_by_side(recipe, tasks[number], result, other)}
         rows.append(row)
     notes = [note for path in results if (note := _beyond(path, tasks))]
     return {"checkpoint": checkpoint, **({"against": against} if against else {}), "tasks": rows, "notes": notes}
+
+
+def _side_by_side(recipe: TasksRecipe, task: Task, ours: Result, theirs: Result) -> dict[str, Any]:
+    """How often the judge prefers ours, where it is asked."""
+    if not recipe.pairwise or not isinstance(task, ConversationTask):
+        return {}
+    found = duel(task, ours, theirs)
+    counts = {name: list(found.outcomes.values()).count(name) for name in VALUES}
+    return {"duel": {**counts, "turned": found.turned, "won": found.won._asdict(), "p": found.p}}
 
 
 def _beyond(checkpoint: Path, tasks: list[Task]) -> str | None:
@@ -113,4 +134,5 @@ def facts(result: Result) -> dict[str, Any]:
     if "nats" in metrics:
         metrics["perplexity"] = {name: perplexity(metrics["nats"][name]) for name in ("mean", "low", "high")}
     cells = {name: found._asdict() for name, found in result.cells.items()}
-    return {"items": len(result.items), "kept": result.kept, "metrics": metrics, **({"cells": cells} if cells else {})}
+    grid = {"leads": result.metrics[0], "cells": cells} if cells else {}
+    return {"items": len(result.items), "kept": result.kept, "metrics": metrics, **grid}

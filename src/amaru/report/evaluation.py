@@ -5,18 +5,19 @@ from typing import Any
 
 from amaru.report.heat import heat_map
 from amaru.report.numbers import NONE, percent
-from amaru.report.page import Drawing, Page, Section, Table
+from amaru.report.page import Drawing, Page, Prose, Section, Table
 
 Facts = Mapping[str, Any]
 
 
 def evaluation_page(facts: Facts) -> Page:
     """The page of what `amaru eval --tasks` found."""
-    grids = [section for row in facts["tasks"] if "cells" in row for section in [_grid(row)]]
+    grids = [_grid(row) if _is_grid(row) else _parts(row) for row in facts["tasks"] if "cells" in row]
+    duels = [Prose(side_by_side(row)) for row in facts["tasks"] if "duel" in row]
     return Page(
         title="amaru eval",
         subtitle=f"{facts['checkpoint']}" + (f" against {facts['against']}" if "against" in facts else ""),
-        sections=[Section("Tasks", [table(facts)]), *grids],
+        sections=[Section("Tasks", [table(facts), *duels]), *grids],
     )
 
 
@@ -46,12 +47,38 @@ def _row(row: Facts, metric: str, compared: bool) -> list[Any]:
 
 
 def written(metric: str, value: float) -> str:
-    """Shares as per cent, nats and perplexities as they are."""
-    return f"{value:,.3f}" if metric in ("nats", "perplexity") else percent(value)
+    """Shares as per cent; nats, perplexities and ratings as they are."""
+    return f"{value:,.3f}" if metric in ("nats", "perplexity") else f"{value:.2f}" if metric.startswith("score") else percent(value)
 
 
 def interval(metric: str, found: Facts) -> str:
     return f"{written(metric, found['low'])} to {written(metric, found['high'])}" if found["low"] == found["low"] else NONE
+
+
+def side_by_side(row: Facts) -> str:
+    """Of two models that a judge compared."""
+    found = row["duel"]
+    won = found["won"]
+    counts = f"{found['win']} won, {found['tie']} tied ({found['turned']} by the order alone), {found['loss']} lost"
+    bounds = f"{percent(won['low'])} to {percent(won['high'])}" if won["low"] == won["low"] else NONE
+    return f"{row['task']} side by side: {counts}; {percent(won['mean'])} ({bounds}); p {found['p']:.2g}, exact sign test"
+
+
+def place(cell: str) -> str:
+    """`place("4096 0.50") == "4096 at 0.50"`; categories are as they are."""
+    length, _, depth = cell.partition(" ")
+    return f"{length} at {depth}" if length.isdigit() and depth else cell
+
+
+def _is_grid(row: Facts) -> bool:
+    """Whether cells are lengths and depths, and not categories."""
+    return all(name.partition(" ")[0].isdigit() for name in row["cells"])
+
+
+def _parts(row: Facts) -> Section:
+    """A row for each category."""
+    rows = [[name, cell["count"], written(row["leads"], cell["mean"]), interval(row["leads"], cell)] for name, cell in row["cells"].items()]
+    return Section(row["task"], [Table(["category", "items", row["leads"], "95 % interval"], rows)])
 
 
 def _grid(row: Facts) -> Section:
