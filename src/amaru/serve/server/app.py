@@ -24,6 +24,7 @@ from amaru.serve.server.limits import Door, Limits
 from amaru.serve.server.metrics import Metrics
 from amaru.serve.server.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from amaru.serve.server.responses import ChatCompletion, Completion, Detokenized, Health, ModelCard, ModelList, Tokenized
+from amaru.serve.server.scores import ScoredAnswer
 from amaru.serve.server.served import Registry, Served
 from amaru.serve.server.streaming import EventStream
 from amaru.serve.server.texts import TextCompletion
@@ -114,13 +115,17 @@ class Server:
     async def complete(self, body: CompletionRequest, request: Request) -> Response:
         """Continue a text, token ids, or a list of either."""
         served = self.models[body.model]
+        if served.attributes is not None:
+            raise Refusal(400, f"The model '{served.name}' is a reward model; it scores answers at /v1/chat/completions.")
         answer = self._answer(served, request)
         return await _answered(answer, TextCompletion(served, body, answer), body)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
-        """Give the next turn of a conversation."""
+        """Give the next turn of a conversation; of a reward model, what it thinks of the last."""
         served = self.models[body.model]
         answer = self._answer(served, request)
+        if served.attributes is not None:
+            return await _answered(answer, ScoredAnswer(served, body, answer), body)
         return await _answered(answer, ChatTurn(served, body, answer, self.limits.answer_tokens), body)
 
     def tokenize(self, body: TokenizeRequest) -> Tokenized:
@@ -163,21 +168,22 @@ class Server:
 
     def _card(self, name: str) -> ModelCard:
         served = self.models[name]
-        return ModelCard(
-            id=served.name, created=served.created, max_model_len=served.engine.max_tokens, chat=served.chat is not None
-        )
+        chat, longest = served.chat is not None, served.engine.max_tokens
+        return ModelCard(id=served.name, created=served.created, max_model_len=longest, chat=chat, attributes=served.attributes)
 
     def _answer(self, served: Served, request: Request) -> Answer:
         return Answer(served, self.metrics, self.limits.seconds, request.receive)
 
 
-async def _answered(answer: Answer, task: TextCompletion | ChatTurn, body: CompletionRequest | ChatRequest) -> Response:
+async def _answered(
+    answer: Answer, task: TextCompletion | ChatTurn | ScoredAnswer, body: CompletionRequest | ChatRequest
+) -> Response:
     try:
         await asyncio.to_thread(task.begin)
     except BaseException:
         answer.cancel()
         raise
-    if body.stream:
+    if body.stream and not isinstance(task, ScoredAnswer):
         return EventStream(task.chunks(), bool(body.stream_options and body.stream_options.include_usage))
     result: BaseModel = await task.whole()
     return Response(result.model_dump_json(), media_type="application/json")

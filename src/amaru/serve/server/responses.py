@@ -118,7 +118,8 @@ class ChatChunk(Answered):
 
 
 class ModelCard(BaseModel):
-    """`max_model_len` and `chat` are amaru's own: the longest sequence in tokens, and whether there is a chat template."""
+    """`max_model_len`, `chat` and `attributes` are amaru's own: the longest sequence in tokens, whether there is a chat template, and what
+    a reward model tells (null for others)."""
 
     id: str
     object: Literal["model"] = "model"
@@ -126,6 +127,7 @@ class ModelCard(BaseModel):
     owned_by: Literal["amaru"] = "amaru"
     max_model_len: int
     chat: bool
+    attributes: list[str] | None = None
 
 
 class ModelList(BaseModel):

@@ -14,8 +14,11 @@ from amaru.adapters import activate, files, peft_files
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import CapacityError, CheckpointError, ConfigError
 from amaru.models.checkpoint import load
+from amaru.models.reward.checkpoint import is_reward
+from amaru.models.reward.scorer import scorer
 from amaru.serve.config import EngineConfig
 from amaru.serve.engine import Engine
+from amaru.serve.scoring import ScoringEngine
 from amaru.serve.server.chat import ChatTemplate
 from amaru.serve.server.errors import Refusal, did_you_mean
 from amaru.serve.server.token_text import TokenText
@@ -30,7 +33,7 @@ log = logging.getLogger(__name__)
 class Host:
     """An engine and the thread that steps it; `host.start(on_death)`, and `host.stop(drain, seconds)` when all is said."""
 
-    def __init__(self, name: str, engine: Engine) -> None:
+    def __init__(self, name: str, engine: Engine | ScoringEngine) -> None:
         self.name, self.engine = name, engine
         self.answers: set[Answer] = set()  # those that wait for the engine
         self.failed: Exception | None = None
@@ -73,8 +76,13 @@ class Served:
         self.created = int(time.time())
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> Engine | ScoringEngine:
         return self.host.engine
+
+    @property
+    def attributes(self) -> list[str] | None:
+        """What a reward model tells; None of a model that writes."""
+        return list(self.engine.scorer.attributes.names) if isinstance(self.engine, ScoringEngine) else None
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Ids of a text. Raises `CapacityError` for one that is surely too long."""
@@ -105,8 +113,13 @@ def load_served(
 ) -> list[Served]:
     """`load_served("student", Path("runs/demo/student"), adapters={"sql": Path("adapters/sql")})`: the model, and each adapter by its name.
 
-    `draft` is a checkpoint that guesses for this one, where the config says so.
+    `draft` is a checkpoint that guesses for this one, where the config says so. A reward model has neither.
     """
+    if is_reward(path):
+        if draft or adapters:
+            raise ConfigError(f"{path} is a reward model, which writes nothing; serve it without draft models and adapters.")
+        engine = ScoringEngine(scorer(path), config)
+        return [Served(name, Host(name, engine), engine.tokenizer, ())]
     tokenizer, decoder = Tokenizer.load(path), load(path)
     for each, directory in adapters.items():
         (peft_files.read if (directory / peft_files.SETTINGS).is_file() else files.load)(decoder, directory, each)
@@ -124,6 +137,8 @@ def serve_part(named: Sequence[tuple[str, Path]], config: EngineConfig, draft: P
     if len(named) > 1:
         raise ConfigError(f"Tensor parallelism serves one model; got {len(named)}. Start another server for each.")
     name, path = named[0]
+    if is_reward(path):
+        raise ConfigError(f"{path} is a reward model, which is served by one process; leave --tensor-parallel out.")
     tokenizer = Tokenizer.load(path)
     engine = engine_part(path, tokenizer, config, load(draft) if draft else None)
     if isinstance(engine, LeadingEngine):
