@@ -33,7 +33,6 @@ from amaru.recipes.comparisons import Prepared, divided, gathered, prepare
 from amaru.recipes.fit import VALIDATED_ROWS, fit
 from amaru.recipes.preference import PreferRecipe
 from amaru.recipes.run import Run
-from amaru.recipes.team import ONE
 from amaru.recipes.text import tokenizer_of
 from amaru.train.loop import COMPUTE_DTYPES
 from amaru.train.metrics import StepMetrics
@@ -192,18 +191,14 @@ def _trained(recipe: PreferRecipe, run: Run, name: str, prepared: Prepared, refe
         if (found := watching.seen(metrics)) is not None:
             run.progress.note(f"  {found}")
 
-    run.team = ONE if recipe.method is None else Adapting()
-    return fit(
-        run,
-        name,
-        prepared.text,
-        config,
-        lambda: _begin(recipe),
-        lambda: Preference(prepared.training, recipe.terms, references.training()),
-        origin,
-        validate=validate,
-        watch=watch,
-    )
+    def objective() -> Preference:
+        return Preference(prepared.training, recipe.terms, references.training())
+
+    before, run.team = run.team, run.team if recipe.method is None else Adapting()
+    try:
+        return fit(run, name, prepared.text, config, lambda: _begin(recipe), objective, origin, validate=validate, watch=watch)
+    finally:
+        run.team = before
 
 
 def _begin(recipe: PreferRecipe) -> Decoder:
@@ -236,7 +231,7 @@ def _figures(recipe: PreferRecipe, run: Run, name: str, prepared: Prepared, refe
         "method": "full fine-tuning" if recipe.method is None else recipe.method.called,
         "comparisons": len(rows),
         "held_out": len(prepared.held_out),
-        "dropped": sum(1 for _ in run.path(f"{name}-dropped.jsonl").open()),
+        "dropped": run.path(f"{name}-dropped.jsonl").read_bytes().count(b"\n"),
         "answer_tokens": float(rows.answer_lengths.mean()),
         "longer": rows.longer(),
         "steps": len(steps),
