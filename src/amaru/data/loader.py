@@ -41,8 +41,8 @@ class TrainingBatch:
         return int(self.counted.sum())
 
     def to(self, device: torch.device | str) -> "TrainingBatch":
-        moved = {name: getattr(self, name).to(device) for name in ("ids", "targets", "positions", "cu_seqlens")}
-        return replace(self, **moved)
+        """All but the boundaries, which are read on the CPU."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in ("ids", "targets", "positions")})
 
 
 @dataclass(frozen=True)

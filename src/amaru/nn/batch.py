@@ -22,7 +22,8 @@ class Batch:
 
     ids        [T] int64, tokens of S sequences one after the other; no padding
     positions  [T] int64, the place of each token in its sequence; a sequence that begins at 0 starts from the zero state
-    cu_seqlens [S + 1] int64, where each sequence begins, and T; conv, scan and attention never cross these
+    cu_seqlens [S + 1] int64, where each sequence begins, and T; conv, scan and attention never cross these. They stay on the CPU,
+               where they are read: asking a GPU for them in every layer would wait for all that it was given
     slots      [S] int64, the row of the state pool that each sequence owns; None in training
     pages      by how far a layer sees (`LayerConfig.sight`), [S, n] int64: the pages of the pool that hold each sequence's
                keys and values; the decoder looks them up from `slots`
@@ -57,7 +58,8 @@ class Batch:
         return cls.of([row[real.bool()] for row, real in zip(ids, mask, strict=True)], starts=starts, slots=slots)
 
     def to(self, device: torch.device) -> "Batch":
-        names = ("ids", "positions", "cu_seqlens", "slots")
+        """All but the boundaries."""
+        names = ("ids", "positions", "slots")
         return replace(self, **{name: held.to(device) for name in names if (held := getattr(self, name)) is not None})
 
     def shifted(self, count: int) -> "Batch":
@@ -67,11 +69,11 @@ class Batch:
     def prefixed(self, count: int) -> tuple["Batch", Tensor]:
         """`count` more tokens in front of each sequence (their ids are 0), and where the tokens of this batch are then: [T]."""
         sequences = len(self.cu_seqlens) - 1
-        more = torch.arange(sequences + 1, device=self.ids.device) * count
-        cu_seqlens = self.cu_seqlens + more
-        real = torch.arange(len(self.ids), device=self.ids.device) + more[1:].repeat_interleave(self.lengths)
+        more = torch.arange(sequences + 1) * count
+        cu_seqlens, device = self.cu_seqlens + more, self.ids.device
+        real = (torch.arange(len(self.ids)) + more[1:].repeat_interleave(self.lengths)).to(device)
         ids = self.ids.new_zeros(len(self.ids) + sequences * count).index_copy(0, real, self.ids)
-        positions = torch.arange(len(ids), device=ids.device) - cu_seqlens[:-1].repeat_interleave(cu_seqlens.diff())
+        positions = (torch.arange(len(ids)) - cu_seqlens[:-1].repeat_interleave(cu_seqlens.diff())).to(device)
         positions = positions.index_copy(0, real, self.positions + count)
         return Batch(ids, positions, cu_seqlens, self.slots), real
 
@@ -91,15 +93,15 @@ class Batch:
 
     @cached_property
     def lengths(self) -> Tensor:
-        """[S] tokens of each sequence in this batch."""
+        """[S] tokens of each sequence in this batch, on the CPU."""
         return self.cu_seqlens.diff()
 
     @cached_property
     def owners(self) -> Tensor:
         """[T] which sequence of the batch each token belongs to."""
-        sequences = torch.arange(len(self.cu_seqlens) - 1, device=self.ids.device)
+        sequences = torch.arange(len(self.cu_seqlens) - 1)
         # torch wakes its threads to repeat anything.
-        return sequences if self.singles == len(sequences) else sequences.repeat_interleave(self.lengths)
+        return (sequences if self.singles == len(sequences) else sequences.repeat_interleave(self.lengths)).to(self.ids.device)
 
     @cached_property
     def ends(self) -> Tensor:

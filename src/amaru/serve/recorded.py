@@ -2,19 +2,17 @@
 
 The description of the model stays its modules' `forward`. What a step of few tokens runs there is remembered as a program of
 native kernels (ops/native/program.py), for each shape of a batch and each pool; where anything else has a part in it, nothing is
-recorded and `forward` serves.
+recorded and `forward` serves. On a CUDA GPU it is a graph (captured.py).
 """
 
 import ctypes
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
-from operator import is_
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import fields
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from amaru.models.decoder import Decoder
 from amaru.models.state import DecoderState
@@ -22,25 +20,16 @@ from amaru.nn.attention import Attention
 from amaru.nn.batch import Batch
 from amaru.ops.exactness import is_exact
 from amaru.ops.native import Recording, lacks
+from amaru.serve import captured
+from amaru.serve.captured import CapturedStep
+from amaru.serve.standing import MOVING, Parts, Passed, moved, standing
 from amaru.serve.work import Work
 
 MOST_TOKENS = 64  # of a step; more are worth torch's matrix products, which are not recorded
 MOST_SHAPES = 64  # that one pool remembers
-MOVING = ("ids", "positions", "slots", "ends", "fresh")  # what differs from batch to batch of one shape, besides pages
-STANDING = ("lengths", "owners", "singles", "short")  # what does not
 KNOWN = {"ids", "positions", "cu_seqlens", "slots", "pages"}
 
 log = logging.getLogger(__name__)
-
-
-class Passed(NamedTuple):
-    """What a pass gives: hidden [T, hidden] and, of a recording whose sequences bring one token each, the head's [T, vocab].
-
-    The latter lie where the next run writes.
-    """
-
-    hidden: Tensor
-    scores: Tensor | None
 
 
 class RecordedStep:
@@ -49,7 +38,7 @@ class RecordedStep:
     def __init__(self, decoder: Decoder, state: DecoderState, x: Tensor, batch: Batch) -> None:
         """Runs the step while it is recorded: `passed` is its result."""
         self._parts = Parts(decoder)
-        self._x, self._batch = x.clone(), _standing(batch, state)
+        self._x, self._batch = x.clone(), standing(batch, state)
         self._numbers = {name: _numbers(getattr(self._batch, name)) for name in MOVING}
         for layer in decoder.config.layers:
             if isinstance(layer, Attention) and layer.rope:
@@ -75,51 +64,21 @@ class RecordedStep:
         if decoder.config.meta_tokens:
             state.begin(torch.tensor([item.slot for item in work if item.start == 0], dtype=torch.int64))
         self._x.copy_(decoder.embed(self._batch.ids))
-        for (rope, channels, dtype), standing in self._batch.turned.items():
-            for held, turn in zip(standing, rope.turns(self._batch.positions, channels, dtype), strict=True):
+        for (rope, channels, dtype), turns in self._batch.turned.items():
+            for held, turn in zip(turns, rope.turns(self._batch.positions, channels, dtype), strict=True):
                 held.copy_(turn)
         for sight, pages in self._batch.pages.items():
             torch.index_select(state.tables[sight], 0, self._batch.slots, out=pages)
         return self.program.run()
 
     def _put(self, work: Sequence[Work], shift: int) -> None:
-        starts = [item.start + shift for item in work]
-        ends = [start + len(item.ids) for start, item in zip(starts, work, strict=True)]
-        now = {
-            "ids": [token for item in work for token in item.ids],
-            "positions": [place for start, end in zip(starts, ends, strict=True) for place in range(start, end)],
-            "slots": [item.slot for item in work],
-            "ends": ends,
-            "fresh": [start == 0 for start in starts],
-        }
+        now = moved(work, shift)
         for name, numbers in self._numbers.items():
             numbers[:] = now[name]
 
 
-class Parts:
-    """Which modules and tensors a decoder consists of: a program points to them, and must not outlive them."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self._modules = [module._modules for module in decoder.modules() if module._modules]
-        self._children = [dict(modules) for modules in self._modules]
-        self._holders, self._names, self._tensors = zip(*_tensors(decoder), strict=True)
-        self._places = [tensor.data_ptr() for tensor in self._tensors]
-        self._hooks = [module._forward_hooks for module in decoder.modules()]
-
-    def are_those_of(self, decoder: Decoder) -> bool:
-        """Asked in every step, so all loops are Python's own: nothing of this lies in a cache by then."""
-        return (
-            decoder is self._decoder
-            and self._modules == self._children
-            and all(map(is_, map(dict.get, self._holders, self._names), self._tensors))
-            and [*map(Tensor.data_ptr, self._tensors)] == self._places
-            and not any(self._hooks)
-        )
-
-
 # By shape, the latest last; None: met once.
-RECORDED: WeakKeyDictionary[DecoderState, dict[tuple, RecordedStep | None]] = WeakKeyDictionary()
+RECORDED: WeakKeyDictionary[DecoderState, dict[tuple, RecordedStep | CapturedStep | None]] = WeakKeyDictionary()
 
 
 def again(decoder: Decoder, state: DecoderState, work: Sequence[Work]) -> Passed | None:
@@ -135,7 +94,7 @@ def again(decoder: Decoder, state: DecoderState, work: Sequence[Work]) -> Passed
 
 def anew(decoder: Decoder, state: DecoderState, work: Sequence[Work], x: Tensor, batch: Batch) -> Passed:
     """By `decoder.through`, of what `decoder.begin` made of this work; recorded, where that can be."""
-    if len(x) > MOST_TOKENS or not x.is_cpu or lacks() or _strange(batch):
+    if _refuses(decoder, work, x) or _strange(batch):
         return Passed(decoder.through(x, batch, state), None)
     shapes, shape = RECORDED.setdefault(state, {}), _shape(work)
     if shape not in shapes:
@@ -146,10 +105,16 @@ def anew(decoder: Decoder, state: DecoderState, work: Sequence[Work], x: Tensor,
             return Passed(decoder.through(x, batch, state), None)
     elif (step := shapes[shape]) and (step.refusal or step.serves(decoder)):
         return Passed(decoder.through(x, batch, state), None)
-    step = shapes[shape] = RecordedStep(decoder, state, x, batch)
+    step = shapes[shape] = (RecordedStep if x.is_cpu else CapturedStep)(decoder, state, x, batch)
     if step.refusal:
         log.info("Steps are not recorded: %s", step.refusal)
     return step.passed._replace(hidden=step.passed.hidden.clone())
+
+
+def _refuses(decoder: Decoder, work: Sequence[Work], x: Tensor) -> bool:
+    if x.is_cuda:
+        return captured.refuses(decoder, work) is not None
+    return len(x) > MOST_TOKENS or not x.is_cpu or lacks() is not None
 
 
 def _shape(work: Sequence[Work]) -> tuple:
@@ -165,21 +130,3 @@ def _numbers(tensor: Tensor) -> ctypes.Array:
 def _strange(batch: Batch) -> bool:
     """Whether the batch says more than recordings know of."""
     return any(getattr(batch, field.name) is not None for field in fields(batch) if field.name not in KNOWN)
-
-
-def _standing(batch: Batch, state: DecoderState) -> Batch:
-    """A copy of the batch, to which later ones are copied; what is derived from it is found out before anything is recorded."""
-    assert batch.slots is not None
-    pages = {sight: table[batch.slots] for sight, table in state.tables.items()}
-    copy = replace(batch, ids=batch.ids.clone(), positions=batch.positions.clone(), slots=batch.slots.clone(), pages=pages)
-    for name in (*MOVING, *STANDING):
-        getattr(copy, name)
-    return copy
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[dict[str, Tensor], str, Tensor]]:
-    for part in module.modules():
-        for holder in (part._parameters, part._buffers):
-            for name, tensor in holder.items():
-                if tensor is not None:
-                    yield holder, name, tensor  # type: ignore[misc]

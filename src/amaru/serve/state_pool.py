@@ -109,10 +109,11 @@ class StatePool:
     def extend(self, lease: Lease, tokens: int) -> None:
         """Make sure of pages for the first `tokens` tokens, and tell the tables."""
         for sight, held in lease.pages.items():
-            while len(held) * self.page < tokens + self.meta:
-                page = self._take(lease, sight)
-                self.state.tables[sight][lease.slot, len(held)] = page
-                held.append(page)
+            new = [self._take(lease, sight) for _ in range(-(-(tokens + self.meta) // self.page) - len(held))]
+            if new:  # told at once: on a GPU every write is a launch
+                table = self.state.tables[sight]
+                table[lease.slot, len(held) : len(held) + len(new)] = torch.tensor(new, device=table.device)
+                held += new
 
     def retract(self, lease: Lease, tokens: int) -> None:
         """The inverse: pages behind the first `tokens` tokens are only promised again."""

@@ -62,14 +62,15 @@ def paged_attention(
 def _check(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, cu_seqlens: Tensor, lengths: Tensor) -> list[int]:
     """How many queries each sequence has."""
     new = sequence_lengths(cu_seqlens, len(q))
-    count, ends = len(new), lengths.tolist()
+    count = len(new)
+    ends = lengths.tolist() if lengths.is_cpu else new  # a GPU would have to be waited for
     if keys.dim() != 4 or keys.shape[:3] != values.shape[:3] or keys.shape[3] != q.shape[2] or q.shape[1] % keys.shape[2]:
         raise ConfigError(
             f"keys and values are [pages, page, kv_heads, channels] for queries {list(q.shape)}; got {list(keys.shape)} and "
             f"{list(values.shape)}."
         )
     room = pages.shape[1] * keys.shape[1]
-    fits = len(pages) == len(ends) == count and all(queries <= end <= room for queries, end in zip(new, ends, strict=True))
+    fits = len(pages) == len(lengths) == count and all(queries <= end <= room for queries, end in zip(new, ends, strict=True))
     if not fits:
         raise ConfigError(
             f"{count} sequences need pages for their lengths, of which their queries are part; got lengths {ends}, queries {new} and "

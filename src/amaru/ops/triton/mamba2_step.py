@@ -71,7 +71,8 @@ def heads(
     x_row = head * CHANNELS + p
     B_row = INNER + head // (HEADS // GROUPS) * STATE + n
     xBC = projected + INNER
-    a, bias, skip = -tl.exp(tl.load(A_log + head)), tl.load(dt_bias + head), tl.load(D + head)
+    a = -tl.exp(tl.load(A_log + head).to(tl.float32))
+    bias, skip = tl.load(dt_bias + head).to(tl.float32), tl.load(D + head).to(tl.float32)
     for t in range(first, stop):
         x = convolved(xBC, conv, conv_weight, conv_bias, x_row, p < CHANNELS, t, first, slot, begins, stride, ROWS, TAPS)
         B = convolved(xBC, conv, conv_weight, conv_bias, B_row, n < STATE, t, first, slot, begins, stride, ROWS, TAPS)
