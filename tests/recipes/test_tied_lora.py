@@ -39,7 +39,9 @@ def alike(cell):
 
 def test_verdicts_follow_from_the_records(tmp_path):
     found = judge(write_records(tmp_path, alike))
-    assert found["verdict"] == "holds" and found["missing"] == [] and len(found["cells"]) == 118
+    assert found["verdict"] == found["claims"][4]["verdict"] == "holds in part", "TL5 does not fall"
+    assert [claim["verdict"] for claim in found["claims"]].count("holds") == len(found["claims"]) - 1
+    assert found["missing"] == [] and len(found["cells"]) == 118
     first = found["claims"][0]
     assert first["share"] == 0.26 and first["gap"] == pytest.approx(-0.009) and [*first["tasks"]] == ["one", "two", "three"]
     half = T_OF_TWO * 0.001 / 3**0.5
@@ -59,7 +61,7 @@ def test_verdicts_follow_from_the_records(tmp_path):
 )
 def test_what_does_not_hold_is_said(changed, claim, verdict, tmp_path):
     found = judge(write_records(tmp_path, changed))
-    assert found["claims"][claim]["verdict"] == verdict and found["verdict"] in (verdict, "does not hold")
+    assert found["claims"][claim]["verdict"] == verdict and found["verdict"] == "holds in part"
 
 
 def test_a_missing_cell_is_named_and_nothing_is_made_of_it(tmp_path):

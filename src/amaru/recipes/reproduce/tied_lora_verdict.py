@@ -9,10 +9,10 @@ from typing import Any
 from amaru.config import from_dict
 from amaru.config.records import read_record
 from amaru.recipes.reproduce.intervals import interval
+from amaru.recipes.reproduce.judging import HOLDS, NOT, PART, UNDECIDED, judgement
 from amaru.recipes.reproduce.tied_lora import HYBRID_NAME, ONE_LAYER, TRANSFORMER_NAME, Cell, TiedLoraTrials, before, cells
 
 Records = Mapping[Cell, Mapping[str, Any]]
-ORDER = ("does not hold", "unfinished", "undecided", "holds")  # the verdict of several is the first of these
 
 
 def judge(directory: Path) -> dict[str, Any]:
@@ -23,15 +23,12 @@ def judge(directory: Path) -> dict[str, Any]:
     claims = [_close(recipe, records, base) for base in recipe.bases]
     claims += [_stable(recipe, records, base) for base in recipe.bases]
     claims += [_others_fall(recipe, records), _depth(recipe, records)]
-    verdict = min((claim["verdict"] for claim in claims), key=ORDER.index)
-    return {
-        "verdict": verdict,
-        "sentence": f"{verdict.capitalize()}: " + " ".join(claim["sentence"] for claim in claims),
-        "claims": claims,
-        "cells": [{**record, "score": score(recipe, cell, record)} for cell, record in records.items()],
-        "before": _before(recipe, directory),
-        "missing": [cell.name for cell in wanted if cell not in records],
-    }
+    return judgement(
+        claims,
+        [cell.name for cell in wanted if cell not in records],
+        cells=[{**record, "score": score(recipe, cell, record)} for cell, record in records.items()],
+        before=_before(recipe, directory),
+    )
 
 
 def score(recipe: TiedLoraTrials, cell: Cell, record: Mapping[str, Any]) -> float:
@@ -102,7 +99,7 @@ def _stable(recipe: TiedLoraTrials, records: Records, base: str) -> dict[str, An
 
 
 def _others_fall(recipe: TiedLoraTrials, records: Records) -> dict[str, Any]:
-    """The other tied methods at the high rank beside the common one: the claim is that some fall by more than `within`."""
+    """The other tied methods at the high rank beside the common one: the claim is that they fall, by more than `within`."""
     first, tied = next(iter(recipe.tasks)), [method for method in recipe.others if method != ONE_LAYER]
     found = {
         method: gaps(recipe, records, [Cell(TRANSFORMER_NAME, first, method, recipe.high, s) for s in recipe.seeds], {"rank": recipe.rank})
@@ -115,10 +112,11 @@ def _others_fall(recipe: TiedLoraTrials, records: Records) -> dict[str, Any]:
     bounds = {method: interval(some) or [0.0, 0.0] for method, some in whole.items()}
     fell = [method for method, (_, high) in bounds.items() if high < -recipe.within]
     may = [method for method, (low, _) in bounds.items() if low < -recipe.within and method not in fell]
-    verdict = "holds" if fell else "undecided" if may else "does not hold"
+    verdict = HOLDS if len(fell) == len(tied) else PART if fell else UNDECIDED if may else NOT
     told = ", ".join(f"{method} {mean(some):+.1%}" for method, some in whole.items())
-    names = ", ".join(fell) or "none of the other tied methods"
-    said = f"From rank {recipe.rank} to {recipe.high} {names} falls by more than {recipe.within:.0%} ({told})."
+    names = ", ".join(fell) or "none"
+    span = f"from rank {recipe.rank} to {recipe.high}"
+    said = f"Of {len(tied)} other tied methods {names} falls by more than {recipe.within:.0%} {span} ({told})."
     return {"claim": named, "verdict": verdict, "sentence": said, "gap": None, "interval": None, "methods": bounds}
 
 
