@@ -10,7 +10,8 @@ from tests.models.random_models import random_model
 from tests.models.reward.small import CONFIG, TOKENIZER, said, with_head
 
 from amaru.align import Answer, Comparison, read
-from amaru.align.reward import BradleyTerry, Regression, RewardLoader, RewardRows, compared, rated
+from amaru.align.comparisons import scored
+from amaru.align.reward import BradleyTerry, Regression, RewardLoader, RewardRows, compared, rated, rewards_by
 from amaru.align.reward.labels import check_labels, counted
 from amaru.align.reward.objectives import predicted
 from amaru.align.reward.rows import RewardBatch
@@ -105,6 +106,8 @@ def test_a_pair_is_the_surprise_at_who_is_better() -> None:
     loss = accumulate(decoder, BradleyTerry(), micro_batches(RewardLoader(rows, 12, 0), 0, 700))
     model = RewardModel(decoder, Said(attributes=Attributes(names=("reward",), weights={"reward": 1.0})), PROMPTS)
     scores = [[each.score for each in Scorer(model)([said("two", answer.text) for answer in pair.answers])] for pair in pairs()]
+    for each, both in zip(scored(pairs(), rewards_by(Scorer(model))), scores, strict=True):
+        assert each.rewards == pytest.approx(sorted(both, reverse=True), abs=1e-9)
     logits = torch.tensor(scores, dtype=torch.float64)
     expected = torch.nn.functional.cross_entropy(logits, torch.zeros(12, dtype=torch.int64)).item()
     assert loss.total.item() == pytest.approx(expected, rel=1e-9) and loss.tokens == 12

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from amaru.align.comparisons import Comparison, Comparisons, Message, weighted
+from amaru.align.comparisons import Comparison, Comparisons, weighted
 from amaru.align.reading import read, records
+from amaru.align.reward.judging import conversation
 from amaru.data.corpus import find
 from amaru.data.files import Problem
 from amaru.errors import ConfigError, DataError
@@ -89,11 +90,6 @@ def scored(found: Comparisons, subsets: Mapping[str, str], scorer: KeptScorer, w
             told.ranked.extend(Ranked(subsets.get(each.source, ""), each.source, gap) for gap in gaps)
             even += len(answers) > 1 and not gaps
     return told._replace(even=even)
-
-
-def conversation(comparison: Comparison, index: int) -> list[Message]:
-    """The prompt with one of its answers."""
-    return [*comparison.messages, {"role": "assistant", "content": comparison.answers[index].text}]
 
 
 def accuracy(ranked: Sequence[Ranked]) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from amaru.align.comparisons import Dropped, as_record, write_dropped
 from amaru.align.layouts import RATINGS, recognised
 from amaru.align.reading import records
+from amaru.align.reward.judging import conversation
 from amaru.config import atomic_file
 from amaru.data.conversations import recognised as conversation_of
 from amaru.data.corpus import find
@@ -22,7 +23,6 @@ from amaru.data.files import Problem
 from amaru.errors import BackendError, ConfigError, DataError
 from amaru.models.reward.prompts import Message
 from amaru.models.reward.scorer import Scored
-from amaru.recipes.reward.accuracy import conversation
 from amaru.recipes.reward.scoring import KeptScorer, Unscored
 
 ROWS = 1024  # that are read and scored together
