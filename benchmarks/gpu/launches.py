@@ -9,6 +9,7 @@ from torch import Tensor
 from amaru.ops.causal_conv1d import triton as conv_on_gpu
 from amaru.ops.gated_rmsnorm import triton as gated_norm_on_gpu
 from amaru.ops.gated_silu import triton as gate_on_gpu
+from amaru.ops.head_loss import triton as loss_on_gpu
 from amaru.ops.mamba2_step import Weights
 from amaru.ops.mamba2_step import triton as step_on_gpu
 from amaru.ops.page_write import triton as write_on_gpu
@@ -80,6 +81,10 @@ def pages() -> None:
         attention_on_gpu.paged_attention(q, pool, pool, table, cu_seqlens=bounds(queries), lengths=lengths, scale=0.1)
 
 
+def losses() -> None:
+    loss_on_gpu.cross_entropy(torch.zeros(TOKENS, 131072, dtype=BF16), torch.zeros(TOKENS, dtype=torch.int64), -100)
+
+
 LAUNCHES: dict[str, Callable[[], None]] = {
     "mamba2_step": step,
     "ssd": scan,
@@ -87,4 +92,5 @@ LAUNCHES: dict[str, Callable[[], None]] = {
     "norms": norms,
     "activations": activations,
     "pages": pages,
+    "cross_entropy": losses,
 }

@@ -25,7 +25,8 @@ def head_loss(hidden: Tensor, weight: Tensor, token_loss: TokenLoss, *, chunk_to
     hidden [T, hidden]; weight [vocab, hidden], cast to hidden's dtype for the product. `token_loss(logits, rows)` gets
     the logits [n, vocab] (at least float32) of the tokens `rows`, a slice, and returns their summed loss. The gradients
     of hidden and weight are computed in the forward pass, chunk by chunk, so only chunk_tokens * vocab logits exist at once: in
-    hidden's dtype and nothing beside them for `TokenCrossEntropy` on a CPU, else with float32 copies of them and their gradients.
+    hidden's dtype and nothing beside them for `TokenCrossEntropy` where its kernels serve, else with float32 copies of them and their
+    gradients.
     Returns a scalar (at least float32). Raises `ConfigError` for shapes that do not fit, and if `token_loss` uses another
     tensor that requires a gradient: that one would silently get none.
     """
