@@ -11,8 +11,9 @@ from amaru.data.corpus import read
 from amaru.data.loader import in_order
 from amaru.data.packing import pack
 from amaru.data.tokenizer import Tokenizer
-from amaru.eval import evaluate, token_bytes
+from amaru.eval import evaluate, measure, open_task, token_bytes
 from amaru.models.checkpoint import load
+from amaru.recipes.evaluate import subject_of
 
 
 @pytest.fixture
@@ -75,6 +76,39 @@ def test_tasks_are_scored_kept_and_compared(tmp_path: Path, capsys: pytest.Captu
     assert main([*words, "--report", str(tmp_path / "page.html")]) == 0
     shown = capsys.readouterr().out
     assert "6 items were kept from before" in shown and "perplexity" in shown and (tmp_path / "page.html").exists()
+
+
+def test_the_tables_of_a_paper_are_filled_and_what_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint, files = small_checkpoint(tmp_path / "m"), tmp_path / "files" / "deep"
+    files.mkdir(parents=True)
+    choices = [{"query": f"Question: {n} + 1?", "choices": [f"{n + 1}", "x"], "gold": 0} for n in range(3)]
+    (files / "piqa.jsonl").write_text("".join(json.dumps(each) + "\n" for each in choices))
+    (files / "arc_challenge.jsonl").write_text("".join(json.dumps(each) + "\n" for each in choices * 9))
+    words = ["eval", str(checkpoint), "--suite", "nemotron-h", "--files", str(tmp_path / "files"), "--cache", "none"]
+    assert main([*words, "--out", str(tmp_path / "run"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in facts["rows"]}
+    assert rows.keys() == {"PIQA", "ARC-Challenge"} and rows["ARC-Challenge"]["items"] == 2 and rows["PIQA"]["published"]["8B"] == 82.2
+    alone = measure(open_task(files / "piqa.jsonl"), subject_of(checkpoint)).estimates
+    assert rows["PIQA"]["metrics"]["accuracy per character"]["mean"] == alone["accuracy per character"].mean and facts["models"][0] == "56B"
+    missing = {sentence.split(":")[0]: sentence for sentence in facts["missing"]}
+    assert len(missing) + len(rows) == 16 and "records need question, answer with ####" in missing["GSM8K"]
+    assert "no layout yet" in missing["MMLU-Pro"]
+    assert main(words) == 0
+    assert "its 25 examples are the first of its own items" in (shown := capsys.readouterr().out) and "82.2" in shown
+    (tmp_path / "run" / "report.html").unlink()
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert "Beside the published figures" in (tmp_path / "run" / "report.html").read_text()
+    assert main([*words[:5], str(tmp_path / "m")]) == 2 and "Nothing of nemotron-h" in capsys.readouterr().err
+    assert main(["eval", str(checkpoint), "--suite", "gpt"]) == 2 and "there is: nemotron-h" in capsys.readouterr().err
+
+
+def test_a_run_directory_of_text_draws_agreement_by_place(checkpoint: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", str(text), "--row-length", "16", "--teacher", str(checkpoint), "--out", str(checkpoint.parent / "run")]
+    assert main(["eval", str(checkpoint), *words]) == 0
+    assert main(["report", str(checkpoint.parent / "run"), "--out", str(checkpoint.parent / "page.html")]) == 0
+    page = (checkpoint.parent / "page.html").read_text()
+    assert "Beside the teacher, by place" in page and page.count('class="mark"') == 2 and "8 to 15" in page
 
 
 def test_text_or_tasks_but_not_both_and_not_neither(checkpoint: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,8 @@ def command(
             help="A task file (PATH or PATH:LAYOUT), or passkey, needles, key-value, variables, common-words, recall, copy; several times."
         ),
     ] = None,
+    suite: Annotated[str | None, typer.Option(help="Instead the tables of a paper: nemotron-h.")] = None,
+    files: Annotated[Path, typer.Option(help="Below which directory the task files of a suite are looked for.")] = Path("."),
     teacher: Annotated[Path | None, typer.Option(help="Also compare with this checkpoint, token by token.")] = None,
     field: Annotated[str, typer.Option(help="The text field of .jsonl files.")] = "text",
     row_length: Annotated[int, typer.Option(help="Tokens of context; documents are cut into rows of this length.")] = 1024,
@@ -49,26 +51,37 @@ def command(
     chat: Annotated[bool, typer.Option("--chat", help="Ask for answers by the model's chat template.")] = False,
     memory: Annotated[str, typer.Option(help="For states and caches while answers are generated.")] = "2GiB",
     cache: Annotated[str, typer.Option(help="Where judged items are kept; 'none' keeps nothing.")] = "runs/evaluations.sqlite",
-    report: Annotated[Path | None, typer.Option(help="Write tables and heat maps of the tasks to this HTML file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write tables and figures to this HTML file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Keep what was found in this run directory, for amaru report.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Measure a checkpoint, on text or by tasks.
 
     With --data: loss, next-token accuracy and bits per byte; with --teacher also the KL to it and how often both agree, by position.
+    With --suite: the benchmark tables of a paper, its published figures beside, and a sentence for what is missing.
     With --tasks: scores with their intervals; with --against also those of another model, and whether the difference is one.
     """
-    from amaru.cli.eval_tasks import judge_of, names, put
+    from amaru.cli.eval_tasks import Written, fill, judge_of, names, put
     from amaru.errors import ConfigError
+    from amaru.recipes.evaluate import TextMeasured
 
-    if bool(data) == bool(tasks):
-        raise ConfigError("Give either --data TEXT, to measure the loss, or --tasks FILE; both would be two results.")
+    if sum(map(bool, (data, tasks, suite))) != 1:
+        raise ConfigError("Give one of --data TEXT, to measure the loss, --tasks FILE and --suite NAME; more would be several results.")
+    written = Written(report, out, json)
+    if suite:
+        found = judge_of(judge, judge_model, judge_key, cache)
+        plain = names([], None, lengths, memory, cache)
+        fill(suite, checkpoint, files, {"limit": limit, "memory": plain["memory"], "cache": plain["cache"]}, found, written)
+        return
     if tasks:
         settings: dict[str, Any] = {"few_shot": few_shot, "limit": limit, "depths": depths, "samples": samples, "chat": chat}
         settings |= {"references": None if references is None else str(references), "pairwise": pairwise}
         found = judge_of(judge, judge_model, judge_key, cache)
-        put(checkpoint, against, settings | names(tasks, examples, lengths, memory, cache), found, report, json)
+        put(checkpoint, against, settings | names(tasks, examples, lengths, memory, cache), found, written)
         return
     facts = _on_text(checkpoint, tuple(data or ()), teacher, field, (row_length, stride), (batch_rows, limit_rows))
+    with LiveLine() as live:
+        written.keep(TextMeasured(data=tuple(data or ()), row_length=row_length, stride=stride), facts, live)
     emit(facts, json=json, people=show)
 
 
@@ -106,7 +119,7 @@ def _on_text(
         followed = _followed(batches, live)
         result = evaluate(decoder, followed, compared, token_bytes=token_bytes(tokenizer), by_position=by_position)
     facts = {
-        "checkpoint": checkpoint,
+        "checkpoint": str(checkpoint),
         "data": data,
         "text": str(corpus.summary),
         "fingerprint": corpus.summary.fingerprint,
@@ -115,7 +128,7 @@ def _on_text(
         **to_dict(result),
         "perplexity": result.perplexity,
     }
-    return facts if by_position is None else facts | {"teacher": teacher, "by_position": [to_dict(row) for row in by_position.rows()]}
+    return facts if by_position is None else facts | {"teacher": str(teacher), "by_position": [to_dict(row) for row in by_position.rows()]}
 
 
 def _followed(batches: Iterator[Any], live: LiveLine) -> Iterator[Any]:
@@ -139,6 +152,8 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
     console.print(grid)
     if "teacher" in facts:
         console.print(positions(facts["by_position"]))
+    if "report" in facts:
+        console.print(f"report: {facts['report']}", soft_wrap=True)
 
 
 def positions(rows: list[Mapping[str, Any]]) -> Table:

@@ -18,6 +18,7 @@ from amaru.eval.store import Store
 from amaru.eval.subject import Subject, chat_of
 from amaru.eval.task import Result, Task, compare, measure, perplexity
 from amaru.models.checkpoint import Checkpoint, fingerprint, load
+from amaru.recipes.run import Progress, Run
 from amaru.recipes.text import tokenizer_of
 
 Follow = Callable[[str], object]
@@ -50,6 +51,14 @@ class TasksRecipe(Config):
     pairwise: bool = False
     memory: int = Field(default=2 * 2**30, gt=0)
     cache: str | None = "runs/evaluations.sqlite"
+
+
+class TextMeasured(Config):
+    """What `amaru eval --data` was told, for the record of its run directory."""
+
+    data: tuple[str, ...]
+    row_length: int
+    stride: int | None = None
 
 
 def tasks_of(recipe: TasksRecipe, judge: Judge | None = None) -> list[Task]:
@@ -89,7 +98,7 @@ def run_tasks(
             row |= {"against": facts(other), "difference": differences, **_side_by_side(recipe, tasks[number], result, other)}
         rows.append(row)
     notes = [note for path in results if (note := _beyond(path, tasks))]
-    return {"checkpoint": checkpoint, **({"against": against} if against else {}), "tasks": rows, "notes": notes}
+    return {"checkpoint": str(checkpoint), **({"against": str(against)} if against else {}), "tasks": rows, "notes": notes}
 
 
 def _side_by_side(recipe: TasksRecipe, task: Task, ours: Result, theirs: Result) -> dict[str, Any]:
@@ -120,6 +129,12 @@ def _results(recipe: TasksRecipe, checkpoint: Path, tasks: list[Task], store: St
         )
         for task in tasks
     ]
+
+
+def keep(out: Path, recipe: Config, progress: Progress, found: dict[str, Any]) -> None:
+    """A run directory that `amaru report` knows: what was found, with command, versions and machine."""
+    with Run(out, "eval", recipe, progress) as run:
+        run.write("evaluation.json", found)
 
 
 def subject_of(checkpoint: Path, *, chat: bool = False, memory: int = 2 * 2**30) -> Subject:

@@ -1,13 +1,78 @@
 """The report of tasks: what a model reached, with intervals, beside another, and where in long contexts it finds things."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from amaru.config.records import read_record
+from amaru.report.claim import curve
 from amaru.report.heat import heat_map
-from amaru.report.numbers import NONE, percent
-from amaru.report.page import Drawing, Page, Prose, Section, Table
+from amaru.report.numbers import NONE, decimals, percent
+from amaru.report.page import Card, Cards, Drawing, Page, Prose, Section, Table
+from amaru.report.training import provenance
 
 Facts = Mapping[str, Any]
+
+
+def evaluation_run_page(directory: Path) -> Page:
+    """The page of a run directory of `amaru eval --out`."""
+    record = read_record(directory / "run.json")
+    page = page_of(read_record(directory / "evaluation.json"))
+    return replace(page, sections=[*page.sections, provenance(record, {})], footer=f"amaru {record['amaru']}")
+
+
+def page_of(facts: Facts) -> Page:
+    """The page of whatever `amaru eval` found."""
+    return suite_page(facts) if "suite" in facts else evaluation_page(facts) if "tasks" in facts else text_page(facts)
+
+
+def text_page(facts: Facts) -> Page:
+    """The page of `amaru eval --data`: loss, and beside a teacher how near both are at each place."""
+    cards = [
+        Card("loss", f"{facts['loss']:.4f}", "nats a token"),
+        Card("perplexity", f"{facts['perplexity']:.2f}"),
+        Card("next-token accuracy", percent(facts["next_token_accuracy"]), f"{facts['tokens']:,} tokens"),
+        *([Card("bits per byte", f"{facts['bits_per_byte']:.4f}")] if facts["bits_per_byte"] is not None else []),
+    ]
+    sections = [Section("In short", [Cards(cards), Prose(f"{facts['text']}; rows of {facts['row_length']:,} tokens.")])]
+    if "by_position" in facts:
+        sections.append(Section("Beside the teacher, by place", [Drawing(_agreement(facts["by_position"]), AGREEMENT), _places(facts)]))
+    return Page(title="amaru eval", subtitle=facts["checkpoint"], sections=sections)
+
+
+AGREEMENT = "Share of tokens for which both have the same highest logit, and of the teacher's likeliest five that are among the model's."
+
+
+def _agreement(rows: list[Facts]) -> str:
+    named = {"same choice": "top1", "same five": "top5"}
+    lines = {name: [[max(row["last"], 1), row[key]] for row in rows] for name, key in named.items()}
+    return curve({"lines": lines, "x": "place in the row, up to", "y": "share"})
+
+
+def _places(facts: Facts) -> Table:
+    rows = [[f"{row['first']:,} to {row['last']:,}", row["tokens"], row["kl"], row["top1"], row["top5"]] for row in facts["by_position"]]
+    formats = {"KL": decimals(4), "same choice": percent, "same five": percent}
+    return Table(["places", "tokens", *formats], rows, formats=formats, caption=f"The teacher is {facts['teacher']}; KL in nats a token.")
+
+
+def suite_page(facts: Facts) -> Page:
+    """The page of `amaru eval --suite`: the paper's tables with this model's column."""
+    notes = [Prose(f"{row['name']}: {row['note']}.") for row in facts["rows"] if row["note"]]
+    missing = [Section("Not measured", [Prose(each) for each in facts["missing"]])] if facts["missing"] else []
+    told = [Section("Beside the published figures", [suite_table(facts), *notes]), *missing]
+    return Page(title=f"amaru eval, suite {facts['suite']}", subtitle=f"{facts['checkpoint']}, files of {facts['files']}", sections=told)
+
+
+def suite_table(facts: Facts) -> Table:
+    """A row for each task; published figures as they are printed, in per cent but for ratings."""
+    rows = []
+    for row in facts["rows"]:
+        found = row["metrics"][row["metric"]]
+        printed = [f"{row['published'][model]:g}" if model in row["published"] else NONE for model in facts["models"]]
+        here = (written(row["metric"], found["mean"]), interval(row["metric"], found))
+        rows.append([row["name"], row["shots"], row["metric"], row["items"], *here, *printed])
+    return Table(["task", "shots", "metric", "items", "here", "95 % interval", *facts["models"]], rows, caption=CAPTION)
 
 
 def evaluation_page(facts: Facts) -> Page:

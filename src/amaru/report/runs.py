@@ -11,6 +11,7 @@ from amaru.report.compression import compression_page
 from amaru.report.compression_claims import compression_claims_page
 from amaru.report.demo import demo_page
 from amaru.report.distillation import distillation_page
+from amaru.report.evaluation import evaluation_run_page
 from amaru.report.fp8 import fp8_page
 from amaru.report.page import Page
 from amaru.report.preference import preference_page
@@ -29,6 +30,7 @@ PAGES: dict[str, Callable[[Path], Page]] = {
     "distill": distillation_page,
     "compress": compression_page,
     "demo": demo_page,
+    "eval": evaluation_run_page,
     "synth": synthesis_page,
     "reproduce-compression": compression_claims_page,
     "reproduce-fp8": fp8_page,
