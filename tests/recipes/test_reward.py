@@ -22,7 +22,7 @@ from amaru.recipes.reward.scoring import KeptScorer
 from amaru.recipes.reward.train import train_reward
 from amaru.recipes.run import Run
 
-QUICK = ["--add-special-tokens", "--lr", "1e-2", "--set", "learning.batch_rows=8", "--set", "learning.validations=2"]
+QUICK = ["--add-special-tokens", "--lr", "1e-2", "--batch", "8", "--set", "learning.validations=2"]
 EPOCHS = 4
 FIXED = {"coherence": 4, "complexity": 1, "verbosity": 2}
 
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that knows nothing, ratings, and the pairs that they make."""
     folder = tmp_path_factory.mktemp("reward")
     rows = ratings(60)
-    write(folder / "ratings.jsonl", rows)
+    write(folder / "ratings.jsonl", [*rows, rows[0] | {"prompt": "say nothing", "correctness": float("nan")}])
     both = zip(rows[::2], rows[1::2], strict=True)
     write(folder / "pairs.jsonl", [{"prompt": one["prompt"], "chosen": one["response"], "rejected": two["response"]} for one, two in both])
     tokenizer = Tokenizer.train(["say a number, two three five six. A chat between a curious user and an assistant " * 9], vocab=300)
@@ -80,6 +80,8 @@ def test_training_on_ratings(folder: Path, trained: Path, capsys: pytest.Capture
     assert 0 < rows["correctness"]["labels"] < 6 and rows["coherence"]["error_of_mean"] < 1e-9  # the start is the mean already
     assert result["quality"]["start"]["attributes"][0]["error"] == pytest.approx(rows["helpfulness"]["error_of_mean"], rel=1e-3)
     page = (folder / "run" / "report.html").read_text()
+    assert "1 dropped: a reward is not finite" in result["data"]
+    assert "ratings.jsonl:121" in (folder / "run" / "training-dropped.jsonl").read_text()
     assert "labels seen" in page and "helpfulness" in page
     forecast, _ = run(capsys, *words, "--dry-run")
     assert forecast["example"].startswith("<extra_id_0>System\nA chat between") and forecast["example"].endswith("<extra_id_2>")

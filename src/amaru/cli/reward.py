@@ -37,10 +37,11 @@ def train(
     only_head: Annotated[bool | None, typer.Option("--only-head", help="Leave the decoder as it is.")] = None,
     limit: Annotated[int | None, typer.Option(help="Learn from so many prompts, chosen by a hash.")] = None,
     epochs: Annotated[float | None, typer.Option(help="How often each answer is seen.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Answers, or pairs, of a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the data order and of what validates.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A YAML recipe to begin with; flags win over it.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, e.g. learning.batch_rows=64.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, e.g. validation_share=0.1.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; the default is named after the settings.")] = None,
     device: Device = "cpu",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and an answer as the model reads it.")] = False,
@@ -56,7 +57,8 @@ def train(
     given = {"start": checkpoint, "data": data, "objective": objective, "attributes": _names(attributes), "unused": _names(unused)}
     given |= {"weights": _weights("--weights", weights), "better_by": _weights("--better-by", better_by)}
     given |= {"pool": pool, "system": system, "template": template, "add_special_tokens": add_special_tokens, "longest": longest}
-    given |= {"only_head": only_head, "limit": limit, "epochs": epochs, "learning.lr": lr, "seed": seed}
+    given |= {"only_head": only_head, "limit": limit, "epochs": epochs}
+    given |= {"learning.batch_rows": batch, "learning.lr": lr, "seed": seed}
     resolved = build_recipe(RewardRecipe, recipe, given, [*_range(range_), *(settings or [])])
     directory = out or default_directory("reward", resolved)
     if dry_run:
@@ -175,6 +177,8 @@ def _print_accuracy(result: Mapping[str, Any], console: Console) -> None:
     if "against" in result:
         other, gap = result["against"]["accuracy"]["whole"], result["against"]["difference"]
         console.print(f"{result['against_model']}: {other['mean']:.1%}; difference {gap['mean']:+.1%}, p = {gap['p']:.3g} ({gap['test']})")
+    if result["not_told"]:
+        console.print(f"answers are also rated by {', '.join(result['not_told'])}, which this reward model does not tell")
     for name, row in result["ratings"].items():
         correlation = "none" if row["correlation"] is None else f"{row['correlation']:.3f}"
         console.print(f"{name}: squared error {row['error']:.3f}, correlation {correlation} with {row['labels']:,} labels")

@@ -95,17 +95,17 @@ class RewardRows:
         labels = torch.from_numpy(self.labels[self._sequences(batch.rows)])
         return RewardBatch(**vars(batch), labels=labels, count=self.count(batch.rows))
 
-    def in_order(self, tokens: int) -> list[RewardBatch]:
+    def in_order(self, tokens: int) -> Iterator[RewardBatch]:
         """Every row once, about so many tokens together."""
-        groups: list[list[int]] = [[]]
+        group: list[int] = []
         size = 0
         for index, length in enumerate(self.lengths(np.arange(len(self))).tolist()):
-            if groups[-1] and size + length > tokens:
-                groups.append([])
-                size = 0
-            groups[-1].append(index)
+            if group and size + length > tokens:
+                yield self.labelled(collate(self, group))
+                group, size = [], 0
+            group.append(index)
             size += length
-        return [self.labelled(collate(self, group)) for group in groups]
+        yield self.labelled(collate(self, group))
 
     def save(self, path: str | Path) -> None:
         names = np.frombuffer("\0".join(self.sources).encode(), dtype=np.uint8)

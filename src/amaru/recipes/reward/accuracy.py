@@ -15,6 +15,7 @@ import torch
 from amaru.align.comparisons import Comparison, Comparisons, weighted
 from amaru.align.reading import read, records
 from amaru.align.reward.judging import conversation
+from amaru.align.reward.labels import counted
 from amaru.data.corpus import find
 from amaru.data.files import Problem
 from amaru.errors import ConfigError, DataError
@@ -56,6 +57,7 @@ def evaluate(
     scores = scored(found, subsets, scorer, weights)
     told: dict[str, Any] = {"data": str(found), "dropped": [each.sentence for each in found.dropped], "unscored": scores.unscored}
     told |= {"even": scores.even, "accuracy": accuracy(scores.ranked), "ratings": ratings(scores.rated, scorer.scorer.attributes)}
+    told["not_told"] = [name for name in counted(found.found) if name not in scorer.scorer.attributes.names]
     if not scores.ranked and not told["ratings"]:
         reasons = scores.unscored[:1] or ["no answer is said to be better than another, and none is rated by an attribute of the model."]
         raise DataError(f"There is nothing to evaluate in {', '.join(data)}: {reasons[0]}")

@@ -22,6 +22,7 @@ from amaru.models.reward import checkpoint
 from amaru.models.reward.checkpoint import Said, is_reward
 from amaru.models.reward.head import NAME, give_head
 from amaru.models.reward.prompts import Prompts
+from amaru.models.reward.scorer import TOKENS
 from amaru.models.vocabulary import grown
 from amaru.recipes.fit import fit
 from amaru.recipes.reward.recipe import RewardRecipe, prompts_of, said_by
@@ -139,8 +140,8 @@ def figures(model: Decoder, rows: RewardRows, training: RewardRows, tokens: int 
     Of ratings, for each attribute: the mean squared error, that of saying the training mean always, and the correlation. Of pairs: how
     many are ranked right, and the mean gap.
     """
-    batches, found, size = rows.in_order(8192), [], 0
-    for batch in batches:
+    found, size = [], 0
+    for batch in rows.in_order(TOKENS):
         batch = batch.to(model.embedding.weight.device)
         found.append((predicted(model, batch).double().cpu(), batch.labels.cpu()))
         size += len(batch.ids)
