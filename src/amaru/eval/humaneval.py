@@ -12,7 +12,6 @@ from amaru.eval.subject import Request
 HUMANEVAL = ("pass@1",)
 TOKENS = 512
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # what HumanEval's authors ended functions at
-FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", flags=re.DOTALL)
 
 
 def function(record: Mapping[str, Any]) -> Question:
@@ -27,7 +26,7 @@ def function(record: Mapping[str, Any]) -> Question:
 def program(record: Mapping[str, Any], text: str) -> str:
     """Prompt, answer, tests. An answer of a chat model is the fenced code that defines the function, behind the prompt's imports."""
     name = record["entry_point"]
-    whole = next((code for code in FENCED.findall(text) if re.search(rf"^def {re.escape(name)}\b", code, re.MULTILINE)), None)
+    whole = next((code for code in sandbox.fenced(text) if re.search(rf"^def {re.escape(name)}\b", code, re.MULTILINE)), None)
     head = record["prompt"] + text if whole is None else before(record["prompt"], name) + whole
     return f"{head}\n\n{record['test']}\n\ncheck({name})\n"
 

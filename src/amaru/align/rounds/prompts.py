@@ -14,7 +14,7 @@ from amaru.config import fingerprint_bytes
 from amaru.data.corpus import find
 from amaru.data.files import LINES, PARQUET, Piece, Problem, objects
 from amaru.errors import DataError
-from amaru.instructions import Instruction, instructions_of
+from amaru.instructions import Instruction, comes_to, instructions_of
 
 Message = Mapping[str, Any]
 
@@ -43,7 +43,7 @@ class Prompt:
         """The share of what was asked that an answer does, 0 to 1; None where nothing can be checked."""
         found = [float(each.follows(text, loose)) for each in self.instructions]
         if self.answer is not None:
-            found.append(float(_bare(text).endswith(_bare(self.answer))))
+            found.append(float(comes_to(text, self.answer)))
         return sum(found) / len(found) if found else None
 
     @property
@@ -105,8 +105,3 @@ def chosen(prompts: Sequence[Prompt], count: int | None, seed: str) -> tuple[Pro
     """So many of them, by a hash, in an order that the hash gives; all of them where there are no more."""
     by_hash = sorted(prompts, key=lambda each: fingerprint_bytes(seed, each.identity))
     return tuple(by_hash[:count])
-
-
-def _bare(text: str) -> str:
-    """Words and numbers, without what is around them."""
-    return " ".join(text.casefold().split()).strip(" .!\"'*$")

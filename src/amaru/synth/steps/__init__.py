@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from amaru.synth.steps.colonies import Colonies
-from amaru.synth.steps.columns import Columns, Filter
+from amaru.synth.steps.columns import Columns
 from amaru.synth.steps.compare import Compare
 from amaru.synth.steps.comparisons import Comparisons
 from amaru.synth.steps.constrain import Constrain
@@ -16,6 +16,7 @@ from amaru.synth.steps.decontaminate import Decontaminate
 from amaru.synth.steps.dialogue import Dialogue
 from amaru.synth.steps.evolve import Evolve
 from amaru.synth.steps.fields import Fields
+from amaru.synth.steps.filter import Filter
 from amaru.synth.steps.keywords import Keywords
 from amaru.synth.steps.listed import Listed
 from amaru.synth.steps.opponents import Opponents

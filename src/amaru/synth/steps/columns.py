@@ -1,4 +1,4 @@
-"""Columns without a model, and rows left out by what their columns say."""
+"""Columns without a model."""
 
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -7,8 +7,7 @@ from pydantic import Field
 
 from amaru.errors import ConfigError
 from amaru.synth.prompt import Expression, Prompt
-from amaru.synth.row import Dropped
-from amaru.synth.steps.step import Differing, Done, Known, Making, adding
+from amaru.synth.steps.step import Done, Known, Making, adding
 from amaru.synth.unit import Unit
 
 
@@ -44,26 +43,3 @@ class Columns(Making):
     @cached_property
     def _expressions(self) -> dict[str, Expression]:
         return {name: Expression(text) for name, text in self.compute.items()}
-
-
-class Filter(Making):
-    """Rows for which a jinja expression is true go on; `share` of them is what plans count with."""
-
-    kind: Literal["filter"]
-    where: str
-    share: float = Field(default=1.0, gt=0, le=1)
-
-    def rows_of(self, taken: int, differing: Differing) -> int:
-        return round(taken * self.share)
-
-    def check(self) -> None:
-        _ = self._expression
-
-    async def make(self, unit: Unit) -> list[Done]:
-        if not self._expression.value(unit.columns):
-            raise Dropped(f"not: {self.where}")
-        return [(unit.columns, ())]
-
-    @cached_property
-    def _expression(self) -> Expression:
-        return Expression(self.where)

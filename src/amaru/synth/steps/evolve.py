@@ -10,7 +10,6 @@ from pydantic import Field
 from amaru import sandbox
 from amaru.errors import ConfigError
 from amaru.synth.call import Answer
-from amaru.synth.programs import program_in
 from amaru.synth.row import Dropped
 from amaru.synth.steps.step import NAME, Asked, Differing, Done, Known, Making, adding
 from amaru.synth.structured import read_object, whole_text
@@ -116,7 +115,7 @@ class Evolve(Making):
         made_by, parents, question = self._written(unit, population, draw)
         call, task = await unit.ask(self.model, question, whole_text, prompt=made_by, sample=sample)
         solved, answer = await unit.ask(self.coder or self.model, unit.written("solving", task=task), whole_text, prompt="solving")
-        program = program_in(answer)
+        program = sandbox.program_in(answer)
         if program is None or "assert" not in program or not (await asyncio.to_thread(sandbox.run, program, self.seconds)).passed:
             return None, ()
         question = unit.written("fitness", task=task, solution=program)

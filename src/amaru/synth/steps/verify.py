@@ -7,10 +7,8 @@ from pydantic import Field
 
 from amaru import sandbox
 from amaru.errors import ConfigError
-from amaru.instructions import follows, instructions_of
+from amaru.instructions import comes_to, follows, instructions_of
 from amaru.synth.conversation import messages_of
-from amaru.synth.programs import program_in
-from amaru.synth.result import result_in, same_result
 from amaru.synth.steps.step import NAME, Done, Known, Making, adding
 from amaru.synth.unit import Unit
 
@@ -19,7 +17,7 @@ class Verify(Making):
     """Whether the answer is right, as true or false in `column`; null in a row that says nothing to check it by.
 
     by        instructions: all those of the row are followed (steps of kind constrain); of a conversation, by every answer in it
-              result: its result (boxed, behind ####, or its last number) is that in column `expected`
+              result: its result (boxed, behind ####, else its last number or words) is that in column `expected`
               program: the program in it runs in a sandbox together with the tests in column `expected`, within `seconds`
     """
 
@@ -45,8 +43,8 @@ class Verify(Making):
         if (expected := unit.columns.get(self.expected)) is None:
             return None
         if self.by == "result":
-            return same_result(result_in(answer), str(expected))
-        program = program_in(answer)
+            return comes_to(answer, str(expected))
+        program = sandbox.program_in(answer)
         return program is not None and (await asyncio.to_thread(sandbox.run, f"{program}\n\n{expected}\n", self.seconds)).passed
 
 
