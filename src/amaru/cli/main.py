@@ -61,6 +61,7 @@ VERBS = {
     "train": Verb("Train a hybrid model on your text", resumes=True),
     "sft": Verb("Fine-tune a model on conversations", resumes=True),
     "prefer": Verb("Train a model on comparisons of answers: DPO, IPO, RPO", resumes=True),
+    "align": Verb("Align a model from a recipe: fine-tuning, then rounds of answers, judges and preferences", resumes=True),
     "reward": Verb("Train, measure and use models that tell how good an answer is", resumes=True),
     "synth": Verb("Make training data with models over HTTP, from a recipe", resumes=True),
     "adapt": Verb("Train an adapter (LoRA, Tied-LoRA) on conversations", resumes=True),

@@ -40,6 +40,7 @@ from amaru.train.metrics import read as read_metrics
 from amaru.train.settings import TrainConfig
 
 NAME = "model"  # of the only stage
+SHOWN = 30  # rows that are dropped, in a dry run
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def stage(
 
     Raises `DataError` where nothing can be learned from the comparisons, `ConfigError` for settings that contradict, and as `fit` does.
     """
+    if merge and recipe.method is not None and Checkpoint(recipe.start).encodings:
+        raise ConfigError(f"{recipe.start} holds codes, into which no adapter can be merged; leave merging out.")
     prepared = prepare(recipe, run, name, gathered(recipe, comparisons, scorer))
     rows, lengths = prepared.training, prepared.training.answer_lengths
     run.progress.note(f"  {recipe.terms.implied(rows.gap(), lengths.mean())}")
@@ -97,12 +100,13 @@ def forecast(recipe: PreferRecipe, directory: Path) -> dict[str, Any]:
     template = template_of(recipe.template, tokenizer_of(recipe.start))
     training, held_out, dropped = divided(recipe, found)
     rows, others = (pack(some, template, recipe.longest, too_long=recipe.too_long) for some in (training, held_out))
+    every = [*dropped, *rows.dropped, *others.dropped]
     return {
         "out": str(directory),
         "data": str(found),
         "training": str(rows),
         "held_out": str(others),
-        "dropped": [each.sentence for each in (*dropped, *rows.dropped, *others.dropped)],
+        "dropped": [each.sentence for each in every[:SHOWN]] + [f"and {len(every) - SHOWN:,} more"] * (len(every) > SHOWN),
         "steps": settings(recipe, rows).steps,
         "loss": recipe.terms.implied(rows.gap(), float(rows.answer_lengths.mean())),
         "examples": [template.tokenizer.decode(rows.row(0).ids.tolist())],
@@ -167,8 +171,8 @@ def _cached(recipe: PreferRecipe, run: Run, name: str, side: str, rows: Comparis
 
 def _reference(recipe: PreferRecipe, run: Run) -> Decoder:
     """In the arithmetic of the training, so that at the start every log-ratio is 0 to the bit."""
-    wanted, there = Checkpoint(recipe.start).config.vocab, Checkpoint(recipe.held_to).config.vocab
-    if wanted != there or tokenizer_of(recipe.held_to).fingerprint != tokenizer_of(recipe.start).fingerprint:
+    vocabularies = {(Checkpoint(each).config.vocab, tokenizer_of(each).backend.to_str()) for each in (recipe.start, recipe.held_to)}
+    if len(vocabularies) > 1:
         raise ConfigError(f"{recipe.held_to} has another tokenizer than {recipe.start}; log-probabilities of their tokens do not compare.")
     return _computing(load(recipe.held_to, torch.float32, run.device), recipe)
 

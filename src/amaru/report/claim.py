@@ -30,7 +30,7 @@ def claim_page(directory: Path) -> Page:
             Section("In short", [Cards([Card("verdict", found["verdict"])]), *missing]),
             *(Section(each["claim"], _finding(each)) for each in found["claims"]),
             *drawn,
-            provenance(facts, read_record(directory / "steps.json")),
+            provenance(facts, read_record(steps) if (steps := directory / "steps.json").exists() else {}),
         ],
         footer=f"amaru {facts['amaru']}",
     )

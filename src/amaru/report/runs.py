@@ -6,6 +6,7 @@ from pathlib import Path
 from amaru.config.records import read_record
 from amaru.errors import ArtifactError
 from amaru.report.adapt import adapt_page
+from amaru.report.alignment import alignment_page
 from amaru.report.claim import claim_page
 from amaru.report.compression import compression_page
 from amaru.report.compression_claims import compression_claims_page
@@ -26,6 +27,7 @@ PAGES: dict[str, Callable[[Path], Page]] = {
     "sft": sft_page,
     "reward": reward_page,
     "adapt": adapt_page,
+    "align": alignment_page,
     "prefer": preference_page,
     "distill": distillation_page,
     "compress": compression_page,
