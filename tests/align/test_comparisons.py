@@ -146,6 +146,12 @@ def test_what_is_written_is_read_again(name: str, tmp_path: Path) -> None:
     assert [each.identity for each in found] == [each.identity for each in some]
 
 
+def test_rewards_may_decide_against_the_order_of_a_row(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "pairs.jsonl", WRONG["rewards contradict the order"], pair("six", "seven"))
+    contradicting, plain = read([path], by_rewards=True).found
+    assert [each.text for each in contradicting.answers] == ["5", "4"] and [each.text for each in plain.answers] == ["six", "seven"]
+
+
 def test_a_scorer_orders_answers_anew() -> None:
     (found,) = scored([comparison(1, ("a", 2.0), ("bbb", 1.0))], lambda some: [[len(a.text) for a in each.answers] for each in some])
     assert [(each.text, each.reward) for each in found.answers] == [("bbb", 3), ("a", 1)]

@@ -56,6 +56,12 @@ class Comparison:
         return found if len(found) == len(self.answers) else None
 
     @property
+    def contradicts(self) -> bool:
+        """Whether an answer is said to be better than one with a higher reward."""
+        given = [answer.reward for answer in self.answers if answer.reward is not None]
+        return self.best_first and given != sorted(given, reverse=True)
+
+    @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Which answers are better than which: by reward where that tells them apart, else by the order if it means something."""
         rewards = self.rewards
@@ -151,7 +157,7 @@ def problem(comparison: Comparison, least: int = 2) -> Dropped | None:
         return Dropped(source, "equal answers", f"{source}: two answers are the same text, {same[0][:40]!r}; there is nothing to prefer.")
     if given and len(given) < len(answers):
         return Dropped(source, "a reward is missing", f"{source}: {len(given)} of {len(answers)} answers have a reward; all or none must.")
-    if comparison.best_first and given != sorted(given, reverse=True):
+    if comparison.contradicts:
         return Dropped(source, "rewards contradict the order", f"{source}: an answer is said to be better than one with a higher reward.")
     return None
 

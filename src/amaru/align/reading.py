@@ -16,17 +16,22 @@ from amaru.errors import DataError
 ARRAYS = (".json",)  # one array of objects
 
 
-def read(patterns: Sequence[str], *, reward: Mapping[str, float] | None = None, least: int = 2) -> Comparisons:
+def read(
+    patterns: Sequence[str], *, reward: Mapping[str, float] | None = None, least: int = 2, by_rewards: bool = False
+) -> Comparisons:
     """`read(["pairs.jsonl", "help*.parquet"], reward={"helpfulness": 0.65, "verbosity": -0.4})`: what the rows of some files compare.
 
-    reward  which attributes are summed with which weights to the reward; None: the scores that the rows have
-    least   answers of a comparison: 2 to compare them, 1 where each is rated for itself
+    reward      which attributes are summed with which weights to the reward; None: the scores that the rows have
+    least       answers of a comparison: 2 to compare them, 1 where each is rated for itself
+    by_rewards  where rewards contradict the order of a row they decide, instead of it being dropped
 
     A row that cannot be used is in `dropped` with its place and reason. Raises `DataError` where nothing is left, and for other files.
     """
     files, layouts, dropped = find(list(patterns)).files, Counter[str](), list[Dropped]()
     rows = [row for file in files for row in _rows(file, layouts, dropped)]
-    found, wrong = checked(_by_prompt(rows) if reward is None else weighted(_by_prompt(rows), reward), least)
+    some = _by_prompt(rows) if reward is None else weighted(_by_prompt(rows), reward)
+    ordered = (each.rewarded([a.reward for a in each.answers]) if by_rewards and each.contradicts else each for each in some)
+    found, wrong = checked(ordered, least)
     dropped += wrong
     required(found, dropped, ", ".join(patterns))
     repeated = len(found) - len({each.prompt for each in found})

@@ -9,6 +9,7 @@ The last token of an answer is the control token that ends it; it predicts nothi
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from amaru.align.comparisons import Comparison, Dropped, Message, required, told
-from amaru.align.losses import Groups
+from amaru.align.losses import Groups, mean_over
 from amaru.config import Artifact, fingerprint_bytes
 from amaru.data.chat import Ambiguous, Template
 from amaru.data.packing import IGNORED, Row
@@ -24,6 +25,7 @@ from amaru.errors import ConfigError, DataError
 
 KIND, SCHEMA = "packed comparisons", 1
 TooLong = Literal["drop", "cut"]
+COUNTED_AT_ONCE = 4096  # comparisons
 TURNS_CUT, ENDS_CUT = "comparisons lost their first turns", "answers lost their end"
 
 
@@ -60,6 +62,10 @@ class ComparisonRows:
 
     @property
     def row_length(self) -> int:
+        return self._longest
+
+    @cached_property
+    def _longest(self) -> int:
         return int(self.lengths(np.arange(len(self))).max())
 
     @property
@@ -70,9 +76,14 @@ class ComparisonRows:
     def targets(self) -> int:
         return int(self.answer_lengths.sum())
 
-    @property
+    @cached_property
     def answer_lengths(self) -> np.ndarray:
         return np.diff(self.starts) - self.prompts
+
+    @cached_property
+    def answer_starts(self) -> np.ndarray:
+        """Where each comparison begins among the tokens of all answers, and their end."""
+        return np.concatenate([[0], np.cumsum(self.answer_lengths)])[self.borders]
 
     @property
     def fingerprint(self) -> str:
@@ -114,16 +125,24 @@ class ComparisonRows:
 
     def gap(self) -> float:
         """How far the rewards of two answers to one prompt are apart, on average; NaN without rewards."""
-        some = (self.rewards[list(self.answers(index))] for index in range(len(self)))
-        return float(np.mean([np.abs(each[:, None] - each)[np.triu_indices(len(each), 1)].mean() for each in some]))
+        if np.isnan(self.rewards).any():
+            return np.nan
+        some = (self.groups(part) for part in self._parts())
+        apart = [mean_over((g.rewards[:, :, None] - g.rewards[:, None, :]).abs(), g.pairs) for g in some]
+        return torch.cat(apart).mean().item()
 
     def longer(self) -> float:
         """The share of preferences in which the better answer is the longer one; ties count half."""
-        found = []
-        for index in range(len(self)):
-            better, lengths = self.groups([index]).better[0].numpy(), self.answer_lengths[list(self.answers(index))]
-            found += [np.sign(lengths[i] - lengths[j]) / 2 + 0.5 for i, j in zip(*better.nonzero(), strict=True)]
-        return float(np.mean(found)) if found else 0.5
+        longer, count = 0.0, 0
+        for part in self._parts():
+            g = self.groups(part)
+            lengths = torch.from_numpy(self.answer_lengths[self.borders[part.start] : self.borders[part.stop]])[g.place]
+            sign = (lengths[:, :, None] - lengths[:, None, :]).sign()[g.better]
+            longer, count = longer + ((sign + 1) / 2).sum().item(), count + len(sign)
+        return longer / count if count else 0.5
+
+    def _parts(self) -> list[range]:
+        return [range(first, min(first + COUNTED_AT_ONCE, len(self))) for first in range(0, len(self), COUNTED_AT_ONCE)]
 
     def save(self, path: str | Path) -> None:
         names = np.frombuffer("\0".join(self.sources).encode(), dtype=np.uint8)

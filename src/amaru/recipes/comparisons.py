@@ -35,11 +35,11 @@ def gathered(recipe: PreferRecipe, comparisons: Comparisons | None = None, score
     """What is learned from, with its rewards; what the loss can make nothing of is among the dropped."""
     if comparisons is None and not recipe.data:
         raise ConfigError("No comparisons are named; give --data FILES.")
-    found = read(recipe.data, reward=recipe.reward) if comparisons is None else placed(comparisons)
+    found = read(recipe.data, reward=recipe.reward, by_rewards=recipe.by_rewards) if comparisons is None else placed(comparisons)
     if scorer is not None:
         found = replace(found, found=tuple(scored(found.found, scorer)))
     if recipe.scores:
-        found = _scored_by(read(recipe.scores, reward=recipe.reward), found)
+        found = _scored_by(read(recipe.scores, reward=recipe.reward, by_rewards=True), found)
     found = found.less(checked(found.found)[1])
     found = found.less(unlike(found.found, rewards=recipe.terms.method == "rpo"))
     if recipe.trained_on:

@@ -41,6 +41,7 @@ class PreferRecipe(Config):
     data              comparisons in .jsonl, .json or .parquet: paths, directories or globs
     held_out          others that are only measured; none: `validation_share` of the prompts is
     reward            attributes and their weights, whose sum is the reward; None: the scores in the data
+    by_rewards        rows whose rewards contradict the order of their answers go by the rewards, instead of being dropped
     scores            files of comparisons from which rewards are taken, by prompt and answer
     trained_on        conversations that the model was fine-tuned on; prompts that are among them are told, or dropped
     terms             which loss
@@ -56,6 +57,7 @@ class PreferRecipe(Config):
     data: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     reward: dict[str, float] | None = None
+    by_rewards: bool = False
     scores: tuple[str, ...] = ()
     trained_on: tuple[str, ...] = ()
     shared_prompts: Literal["tell", "drop"] = "tell"
