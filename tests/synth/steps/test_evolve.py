@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.synth.recipes import run
-from tests.synth.scripted import Scripted
+from tests.synth.scripted import Scripted, usual
 from tests.synth.steps.through import recipe, through
 
 from amaru import sandbox
@@ -12,13 +12,18 @@ from amaru.synth.forecast import forecast
 TASKS = [{"task": f"Add {number} to a number."} for number in range(5)]
 STEPS = [
     {"kind": "colonies", "column": "task", "count": 2},
-    {"kind": "evolve", "model": "writer", "coder": "other", "judge": "judge", "size": 4, "children": 3, "generations": 3, "seconds": 5},
+    {"kind": "evolve", "model": "writer", "coder": "other", "judge": "judge", "size": 3, "children": 2, "generations": 3, "seconds": 5},
 ]
+
+
+def by_question(body):
+    """Whatever the seed, which follows from the address of the server: what lives here lives in every run of this test."""
+    return usual(body | {"seed": 0})
 
 
 def test_colonies_follow_from_the_seed_and_every_task_that_lives_runs(tmp_path):
     async def body():
-        async with Scripted() as server:
+        async with Scripted(by_question) as server:
             made = [
                 await run(recipe(TASKS, STEPS, server.url, seed), tmp_path / name) for name, seed in (("a", 0), ("b", 0), ("c", 1))
             ]
@@ -26,14 +31,14 @@ def test_colonies_follow_from_the_seed_and_every_task_that_lives_runs(tmp_path):
 
     ((tallies, first), (_, again), (_, other)), requests, told = asyncio.run(body())
     assert first == again != other
-    assert len(first) >= 4 and not any(tally.failed for tally in tallies.values())
+    assert len(first) >= 2 and not any(tally.failed for tally in tallies.values())
     known = {task["task"] for task in TASKS} | {row["task"] for row in first}
     for row in first:
         assert sandbox.run(row["solution"]).passed
         assert row["task"] not in row["parents"] and known >= set(row["parents"])
         assert 1 <= row["generation"] <= 3 and (row["made_by"] == "crossover") == (len(row["parents"]) > 1)
     assert {row["colony"] for row in first} == {0, 1} and max(row["generation"] for row in first) > 1
-    assert requests <= 3 * told == 3 * 2 * 9 * 3
+    assert requests <= 3 * told == 3 * 2 * 6 * 3
 
 
 def test_what_does_not_run_or_is_not_fit_dies(tmp_path):
