@@ -15,11 +15,9 @@ from amaru.compress.budget import Budget
 from amaru.compress.candidate import Candidate
 from amaru.compress.costs import Times
 from amaru.compress.enumeration import enumerate_candidates
-from amaru.compress.importance import score
 from amaru.compress.latency import LatencyTable, Pair, grid
 from amaru.compress.plan import Plan
 from amaru.compress.ranking import cut_for
-from amaru.compress.removal import iterative_layer_scores, layer_scores
 from amaru.compress.scores import Scores
 from amaru.compress.search import Outcome, judge, rank_zero_shot, shortlist
 from amaru.compress.shapes import shapes
@@ -33,7 +31,6 @@ from amaru.eval.perplexity import evaluate
 from amaru.models.checkpoint import Checkpoint, fingerprint, load, save
 from amaru.models.decoder import Decoder
 from amaru.models.quantised import numbers
-from amaru.nn.batch import Batch
 from amaru.recipes.candidates import Found, table
 from amaru.recipes.compare import for_arithmetic
 from amaru.recipes.compression import CompressRecipe, budget_of, timed_batches, times_of_target
@@ -41,7 +38,7 @@ from amaru.recipes.fit import validation_loss
 from amaru.recipes.latency import table_for
 from amaru.recipes.puzzle import Puzzle
 from amaru.recipes.run import Run
-from amaru.recipes.score import coverage
+from amaru.recipes.score import ScoreRecipe, importance
 from amaru.recipes.text import prepare, tokenizer_of
 from amaru.train.loop import train
 from amaru.train.metrics import ProgressLine, StepMetrics
@@ -82,18 +79,23 @@ class Search:
 
     @cached_property
     def scores(self) -> Scores:
-        recipe = self.recipe
-        floors = recipe.space.floors if recipe.layers_iteratively else None
-        how = (recipe.calibration_rows, recipe.layer_rows, recipe.layer_metric, floors, recipe.ffn_after_activation)
-        made_from = self.origin | {"how": f"{how} {recipe.learning.dtype} {recipe.seed}"}
-        return self.run.keep(
-            "scores.safetensors",
-            made_from,
-            lambda path: self._score(made_from).save(path),
-            lambda path: Scores.load(path, made_from),
-            title="importance",
-            describe=lambda scores: coverage(self.config, scores),
+        recipe, floors = self.recipe, {}
+        if recipe.layers_iteratively:
+            kinds = Counter(layer.kind for layer in self.config.layers)
+            floors = {kind: math.ceil(recipe.space.floors.get(kind, 1.0) * count) for kind, count in kinds.items()}
+        asked = ScoreRecipe(
+            checkpoint=recipe.checkpoint,
+            text=recipe.text,
+            samples=recipe.calibration_rows,
+            layer_samples=recipe.layer_rows,
+            metrics=(recipe.layer_metric,),
+            layers_iteratively=recipe.layers_iteratively,
+            floors=floors,
+            ffn_after_activation=recipe.ffn_after_activation,
+            dtype=recipe.learning.dtype,
+            seed=recipe.seed,
         )
+        return importance(asked, self.run, self.text)
 
     @cached_property
     def puzzle(self) -> Puzzle | None:
@@ -177,30 +179,6 @@ class Search:
     @cached_property
     def _parent_fp32(self) -> Decoder:
         return numbers(load(self.recipe.checkpoint, torch.float32))
-
-    def _score(self, made_from: dict[str, str]) -> Scores:
-        recipe, progress = self.recipe, self.run.progress.update
-        scores = score(
-            self.parent,
-            self._samples(recipe.calibration_rows),
-            ffn_after_activation=recipe.ffn_after_activation,
-            made_from=made_from,
-            progress=progress,
-        )
-        samples = self._samples(recipe.layer_rows)
-        if recipe.layers_iteratively:
-            kinds = Counter(layer.kind for layer in self.config.layers)
-            floors = {kind: math.ceil(recipe.space.floors.get(kind, 1.0) * count) for kind, count in kinds.items()}
-            layers = iterative_layer_scores(self.parent, samples, recipe.layer_metric, floors=floors, progress=progress)
-        else:
-            layers = layer_scores(self.parent, samples, recipe.layer_metric, progress=progress)
-        return scores.with_layers({recipe.layer_metric: layers}, recipe.layer_metric)
-
-    def _samples(self, rows: int) -> list[Batch]:
-        """Single rows of training text, in the order of the loader: one calibration sample each."""
-        loader = Loader(self.text.training, 1, self.recipe.seed)
-        batches = (loader.batch(step) for step in range(min(rows, len(self.text.training))))
-        return [Batch(batch.ids, batch.positions, batch.cu_seqlens) for batch in batches]
 
     def _search(self, found: Found) -> Outcome:
         recipe, run = self.recipe, self.run

@@ -89,10 +89,17 @@ def comparison_table(rows: Mapping[str, Mapping[str, Any]], marked: str = "stude
     return Table(headers, table, formats=formats, marked=list(rows).index(marked), caption=caption)
 
 
+MEANT = {"mse": "squared change of the tensor before the head", "kl": "KL of the next-token distribution"}  # by metric of a removal
+
+
 def _importance(parent: DecoderConfig, scores: Scores) -> Drawing:
     assert scores.layers is not None
     bars = [(index, layer.kind, float(score)) for index, (layer, score) in enumerate(zip(parent.layers, scores.layers, strict=True))]
-    what = {"mse": "squared change of the tensor before the head", "kl": "KL of the next-token distribution"}[scores.layers_by or "mse"]
+    metric, _, iteratively = (scores.layers_by or "mse").partition(", ")
+    what = MEANT[metric]
+    if iteratively:
+        caption = f"Layers are removed one after the other, always the one whose removal changes least (mean {what}); the bar is its turn."
+        return Drawing(layer_importance(bars, y_label="turn"), caption)
     return Drawing(layer_importance(bars, y_label=what.split(" of ")[0]), f"Each layer is removed alone; the bar is the mean {what}.")
 
 
