@@ -10,6 +10,7 @@ from amaru.eval.humaneval import function, program
 from amaru.eval.items import Choice, LastWord
 from amaru.eval.layouts import LAYOUTS, layout_of
 from amaru.eval.likelihood import Likelihood
+from amaru.eval.mbpp import program_asked
 
 RECORDS = {
     "choice": {"query": "Question: Which is hot?\n", "choices": ["ice", "a fire"], "gold": 1},
@@ -19,6 +20,7 @@ RECORDS = {
     "answers": {"context": "Question: Which vegetable?\nAnswer:", "answer": "Onion", "aliases": ["Onions", "The bulb onion"]},
     "gsm8k": {"question": "How much?", "answer": "It is 9 * 2 = <<9*2=18>>18.\n#### 1,018"},
     "humaneval": {"task_id": "x/0", "prompt": "def f(x):\n", "entry_point": "f", "test": "def check(c):\n    assert c(1) == 2\n"},
+    "mbpp": {"task_id": 2, "prompt": "Write a function.", "code": "def f():\n    return 1", "test_list": ["assert f() == 1"]},
     "ifeval": {"key": 1, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
 }
 
@@ -115,3 +117,14 @@ def test_a_chat_models_function_stands_in_a_fence() -> None:
     record = RECORDS["humaneval"] | {"prompt": "import math\n\ndef f(x):\n"}
     whole = program(record, "Sure:\n```python\ndef f(x):\n    return math.floor(x) + 1\n```\nDone.")
     assert whole.startswith("import math\n\ndef f(x):\n    return math.floor(x) + 1\n\n\ndef check") and whole.count("def f") == 1
+
+
+def test_mbpp_programs_run_through_their_tests() -> None:
+    record = {**RECORDS["mbpp"], "test_imports": ["import math"], "test_list": ["assert f(2) == math.pi * 2", "assert f(0) == 0"]}
+    question = program_asked(record)
+    assert str(question.request.prompt).endswith("\n\nassert f(2) == math.pi * 2\nassert f(0) == 0\n[BEGIN]\n")
+    answers = {"import math\ndef f(x):\n    return math.pi * x\n": 1.0, "def f(x):\n    return 6.28": 0.0}
+    answers |= {f"Sure:\n```python\n{text}```\nDone.": value for text, value in answers.items()}
+    for text, value in answers.items():
+        assert question.grade(text)["pass@1"].value == value, text
+    assert str(question.solved).endswith("def f():\n    return 1\n[DONE]")

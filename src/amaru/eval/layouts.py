@@ -9,6 +9,7 @@
 | answers | context, answer (and aliases) | for a short answer (TriviaQA, SVAMP, key-value retrieval) |
 | gsm8k | question, answer with #### | for a number, reasoned out |
 | humaneval | prompt, entry_point, test | for a function, which is run |
+| mbpp | prompt, test_list | for a program, which is tested |
 | ifeval | prompt, instruction_id_list, kwargs | for a text that follows instructions |
 """
 
@@ -23,6 +24,7 @@ from amaru.eval.gsm8k import GSM8K, problem
 from amaru.eval.humaneval import HUMANEVAL, function
 from amaru.eval.ifeval.scoring import IFEVAL, instructed
 from amaru.eval.items import CHOICE, ENDING, Choice, LastWord, Question
+from amaru.eval.mbpp import MBPP, program_asked
 
 Record = Mapping[str, Any]
 Item = Choice | LastWord | Question
@@ -83,6 +85,7 @@ LAYOUTS: dict[str, Layout] = {
     "answers": Layout(("context", "answer"), ANSWERED, answered),
     "gsm8k": Layout(("question", "answer"), GSM8K, problem),
     "humaneval": Layout(("prompt", "entry_point", "test"), HUMANEVAL, function),
+    "mbpp": Layout(("prompt", "test_list"), MBPP, program_asked),
     "ifeval": Layout(("prompt", "instruction_id_list", "kwargs"), IFEVAL, instructed),
 }
 
