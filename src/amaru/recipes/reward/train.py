@@ -1,7 +1,7 @@
 """A reward model trained on rated or compared answers: `amaru reward train`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,8 @@ def begin(recipe: RewardRecipe, lesson: Lesson, training: RewardRows) -> Decoder
         decoder = checkpoint.trunk(recipe.start)
         if (vocab := lesson.prompts.tokenizer.vocab_size) > decoder.config.vocab:
             decoder = grown(decoder, vocab)
+        longest = max(decoder.config.max_positions, training.row_length)
+        decoder.config = replace(decoder.config, max_positions=longest)  # the scorer reads as much as was learned from
         give_head(decoder, means(training, len(lesson.said.attributes.names)))
     for name, parameter in decoder.named_parameters():
         parameter.requires_grad_(name.startswith(f"{NAME}.") or not recipe.only_head)
