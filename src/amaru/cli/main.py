@@ -3,8 +3,8 @@
     main(["env", "--json"])  ->  0
 
 Convention for a verb: `amaru/cli/<verb>.py` defines one typer function `command`, or several by name in `commands` (`amaru data
-show`), whose docstring is the verb's help and whose body is thin. It parses, calls the library, and hands the result to `emit` of
-`amaru.cli.output`:
+show`), or both (`amaru plan`, `amaru plan align`), whose docstring is the verb's help and whose body is thin. It parses, calls the
+library, and hands the result to `emit` of `amaru.cli.output`:
 
     def command(checkpoint: Path, json: JsonFlag = False) -> None:
         \"""Print what a checkpoint is made of.\"""
@@ -140,12 +140,10 @@ def front_page() -> str:
 def load(verb: str, words: list[str]) -> tuple[str, Any, list[str]]:
     """`load("data", ["show", "tokens"])`: the full name of a verb, its click command, and the words that are left for it."""
     module = import_module(f"amaru.cli.{verb}")
-    parts = getattr(module, "commands", None)
-    if parts is None:
-        return verb, _click({verb: module.command}), words
+    parts = getattr(module, "commands", {})
     if words and words[0] in parts:
         return f"{verb} {words[0]}", _click({words[0]: parts[words[0]]}), words[1:]
-    return verb, _click(parts), words
+    return verb, _click({verb: module.command} if hasattr(module, "command") else parts), words
 
 
 def _click(functions: dict[str, Any]) -> Any:

@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from amaru.cli import layer_times, plan_training
+from amaru.cli import layer_times, plan_align, plan_training
 from amaru.cli.output import Finding, JsonFlag, LiveLine, emit
 from amaru.config.units import parse_bytes, parse_count, parse_share
 from amaru.errors import ConfigError
 from amaru.report.numbers import count, duration, percent, size
 
+commands = {"align": plan_align.command}
 DEVICE_HELP = "Does it fit, and how fast? H100-80GB, 8xH100-80GB (tensor parallel), a size (2x24GiB), or cpu for this machine."
 
 
@@ -65,6 +66,8 @@ def command(
     An embedding that is not the head is looked up, not read; of experts those are read that even routing would touch. Products
     with fp8, int8 and nvfp4 weights run at that format's rate where the device has one, else at that of 16 bits. Communication
     and launches come on top.
+
+    `amaru plan align MODEL --devices 384xH100-80GB` plans an alignment, stage by stage.
     """
     from amaru.config import from_dict
     from amaru.models.cost import Workload
