@@ -12,7 +12,9 @@ from amaru.config.strict import build
 from amaru.errors import ConfigError
 from amaru.synth import recipe as recipes
 from amaru.synth.forecast import forecast
+from amaru.synth.prompt import our_prompts
 from amaru.synth.recipe import Bound, SynthRecipe
+from amaru.synth.steps import KINDS
 
 OURS = sorted((Path(recipes.__file__).parent / "recipes").glob("*.yaml"))
 PAIR = {"prompt", "chosen_response", "rejected_response", "chosen_reward", "rejected_reward", "judge"}
@@ -84,3 +86,11 @@ def test_rows_of_ones_own_stand_beside_those_that_are_made(tmp_path):
     assert after["questions"].taken == before["questions"].taken + 2
     with pytest.raises(ConfigError, match=r"Step topics brings no rows of its own\. These do: own"):
         bound.recipe.taking({"topics": tmp_path / "own.jsonl"})
+
+
+def test_the_page_names_every_recipe_and_kind_and_no_prompt_lies_unused():
+    page = (Path(__file__).parents[2] / "docs" / "synthetic_data.md").read_text()
+    assert [name for name in ENDS if f"`{name}`" not in page] == []
+    assert [kind for kind in KINDS if f"| `{kind}` |" not in page] == []
+    used = {prompt.name for name in ENDS for prompts in ours(name, "http://127.0.0.1:1/v1").prompts for prompt in prompts.values()}
+    assert set(our_prompts()) <= used
