@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.align.small import model, some, tokenizer, write_pairs
+from tests.recipes.test_interrupted import killed_until_done
 
 from amaru.adapters import LoRA, files
 from amaru.align import Comparison, Comparisons, read, write
@@ -123,6 +124,17 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(folder: Path, tmp_path: Path)
             cut = stage(running, "model", asked, comparisons())
         assert cut.figures == whole.figures
         assert (cut.checkpoint / "model.safetensors").read_bytes() == (whole.checkpoint / "model.safetensors").read_bytes()  # type: ignore[operator]
+
+
+@pytest.mark.soak
+def test_a_process_killed_at_random_ends_in_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    words = ["prefer", folder / "model", "--data", folder / "pairs.jsonl", *QUICK, "--epochs", "40", "--set", "learning.saving.seconds=0"]
+    words = [*map(str, words), "--out"]
+    assert main([*words, str(tmp_path / "calm")]) == 0
+    killed_until_done([*words, str(tmp_path / "killed")], kills=8, wait=(3.0, 9.0), seed=5)
+    calm, killed = ((tmp_path / name / "model/model.safetensors").read_bytes() for name in ("calm", "killed"))
+    assert calm == killed
+    assert json.loads((tmp_path / "calm/model.json").read_text()) == json.loads((tmp_path / "killed/model.json").read_text())
 
 
 def test_stages_follow_each_other_in_one_run_and_a_scorer_gives_rewards(folder: Path, tmp_path: Path) -> None:

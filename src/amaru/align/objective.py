@@ -44,8 +44,7 @@ class Preference:
         log_p, log_ref, lengths = said(model, batch), self.reference.of(model, batch), self._lengths(batch)
         groups = self.rows.groups(batch.rows).like(log_p)
         scale = lengths if self.terms.by_length else 1
-        of_model, of_reference = (_placed(_summed(each, lengths) / scale, groups) for each in (log_p, log_ref))
-        h = of_model - of_reference
+        of_model, h = (_placed(_summed(each, lengths) / scale, groups) for each in (log_p, log_p - log_ref))
         losses = preference(self.terms, h, groups) - self.terms.sft * (groups.best * of_model).sum(-1)
         with torch.no_grad():
             parts = watched(self.terms.beta, h, of_model, _placed(lengths, groups), groups)

@@ -28,7 +28,7 @@ def preference_page(directory: Path) -> Page:
 def preference_sections(directory: Path, name: str) -> list[Section]:
     """What a stage of this name tells, for pages of runs with several."""
     found, steps = read_record(directory / f"{name}.json"), metrics(directory / f"{name}-training")
-    warning = [Prose(f"Warning. {found['warning']}")] if found["warning"] else []
+    warning = [Prose(f"Warning at {found['warning']}")] if found["warning"] else []
     return [
         Section("In short", [*warning, Cards(_cards(found)), Prose(f"{found['implied']}."), _table(found)]),
         Section("Chosen and rejected apart", [_curves(steps, ("chosen", "rejected"), "nats against the reference", APART)]),
@@ -50,8 +50,8 @@ APART = (
     "goes to answers that nobody wrote."
 )
 SHARES = (
-    "accuracy: preferences that the implicit rewards agree with. longer: those in which they are higher for the longer answer; far above "
-    "the share in the data they have learned length."
+    "accuracy: preferences that the implicit rewards agree with. longer: those in which they are higher for the longer answer; where that "
+    "is far above the share in the data, length was learned."
 )
 
 
