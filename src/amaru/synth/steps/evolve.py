@@ -43,8 +43,8 @@ class Task:
 
 
 class Evolve(Making):
-    """A colony, which is a row with a list of tasks in column `of`, grows by generations of `children` until `size` new ones live; each
-    becomes a row with task, solution, generation, made_by and parents.
+    """A colony, which is a row with a list of tasks in column `of`, grows by generations of `children` until `size` new ones live or
+    `generations` are over; each becomes a row with task, solution, generation, made_by and parents.
 
     model     writes tasks: a mutation of one task in a share `mutations` of all cases, else a crossover of up to `parents`
     coder     solves them, with tests; judge says whether task and solution are fit. `model` where they are left out
@@ -99,7 +99,7 @@ class Evolve(Making):
         for generation in range(self.generations):
             born = await unit.all(self._child(unit, population, generation, number) for number in range(self.children))
             for task, calls in born:
-                if task and len(living) < self.size and _plain(task.task) not in map(_plain, population):
+                if task and len(living) < self.size and _is_new(task.task, population):
                     living.append((task, calls))
                     population.append(task.task)
             if len(living) == self.size:
@@ -114,6 +114,8 @@ class Evolve(Making):
         draw, sample = unit.random(str(generation), str(number)), generation * self.children + number
         made_by, parents, question = self._written(unit, population, draw)
         call, task = await unit.ask(self.model, question, whole_text, prompt=made_by, sample=sample)
+        if not _is_new(task, population):
+            return None, ()
         solved, answer = await unit.ask(self.coder or self.model, unit.written("solving", task=task), whole_text, prompt="solving")
         program = sandbox.program_in(answer)
         if program is None or "assert" not in program or not (await asyncio.to_thread(sandbox.run, program, self.seconds)).passed:
@@ -136,5 +138,6 @@ def _fit(answer: Answer) -> bool:
     return all(read_object(answer, FITNESS).values())
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+def _is_new(task: str, population: list[str]) -> bool:
+    """Whether nobody in the colony says the same in other letters or with other blanks."""
+    return all(task.casefold().split() != other.casefold().split() for other in population)
