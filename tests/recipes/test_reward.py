@@ -19,7 +19,7 @@ from amaru.recipes.reward.accuracy import Ranked, accuracy
 from amaru.recipes.reward.categories import SUBSETS
 from amaru.recipes.reward.recipe import RewardRecipe
 from amaru.recipes.reward.scoring import KeptScorer
-from amaru.recipes.reward.train import train_reward
+from amaru.recipes.reward.train import train_reward, worse_than_mean
 from amaru.recipes.run import Run
 
 QUICK = ["--add-special-tokens", "--lr", "1e-2", "--batch", "8", "--set", "learning.validations=2"]
@@ -82,10 +82,15 @@ def test_training_on_ratings(folder: Path, trained: Path, capsys: pytest.Capture
     page = (folder / "run" / "report.html").read_text()
     assert "1 dropped: a reward is not finite" in result["data"]
     assert "ratings.jsonl:121" in (folder / "run" / "training-dropped.jsonl").read_text()
-    assert "labels seen" in page and "helpfulness" in page
+    assert result["worse_than_mean"] == [] and "labels seen" in page and "helpfulness" in page
     forecast, _ = run(capsys, *words, "--dry-run")
     assert forecast["example"].startswith("<extra_id_0>System\nA chat between") and forecast["example"].endswith("<extra_id_2>")
     assert forecast["steps"] == -(-EPOCHS * 114 // 8) and "88 labels of correctness" in forecast["labels"]
+
+
+def test_what_is_told_worse_than_by_the_mean_is_said() -> None:
+    rows = [{"labels": 5, "error": error, "error_of_mean": 1.0} for error in (0.9, 1.0005, 1.2)]
+    assert worse_than_mean(["a", "b", "c", "d"], [*rows, {"labels": 0, "error": None, "error_of_mean": None}]) == ["c"]
 
 
 def test_accuracy_by_subset_with_intervals(folder: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

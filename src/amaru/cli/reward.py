@@ -152,6 +152,8 @@ def _print_training(result: Mapping[str, Any], console: Console) -> None:
         console.print("before      {}\nafter       {}".format(*told))
     else:
         console.print(ratings_table(result["attributes"]["names"], after["attributes"]))
+        if worse := result["worse_than_mean"]:
+            console.print(f"\n{', '.join(worse)}: further from held-out labels than their mean is; fewer epochs, a lower --lr or more data")
     console.print(f"\nloss        {after['loss']:.4f}, before {before['loss']:.4f}\nreport      {result['report']}\n\nNext:")
     for line in result["next"]:
         console.print(f"  {line}")

@@ -46,7 +46,9 @@ def _figures(found: Mapping[str, Any]) -> list[Block]:
     ]
     formats = {header: decimals(3) for header in headers[3:]}
     caption = "Mean squared error on held-out answers, beside that of saying the mean label always, and the correlation with labels."
-    return [Table(headers, rows, formats=formats, caption=caption)]
+    worse = ", ".join(found["worse_than_mean"])
+    note = [Prose(f"Further from held-out labels than their mean is: {worse}. Fewer epochs, a lower rate or more data.")] if worse else []
+    return [Table(headers, rows, formats=formats, caption=caption), *note]
 
 
 def _curves(steps: list[dict[str, Any]], unit: str) -> Drawing:

@@ -1,6 +1,6 @@
 """A reward model trained on rated or compared answers: `amaru reward train`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from amaru.recipes.team import One
 from amaru.recipes.text import Text
 from amaru.train.loop import COMPUTE_DTYPES
 
+ROUNDING = 1e-3  # of a squared error; an attribute that is always the same is told so well
 VALIDATED_TOKENS = 2**18  # while training; the final figures use all rows
 
 
@@ -85,6 +86,7 @@ def train_reward(recipe: RewardRecipe, run: Run) -> dict[str, Any]:
     found = {name: _quality(run, name, where, recipe, lesson, training, validation) for name, where in (("start", None), ("model", path))}
     told = {"checkpoint": str(path), "attributes": to_dict(lesson.said.attributes), "data": str(lesson.found), "labels": lesson.labels}
     told |= {"rows": {"training": str(training), "validation": str(validation)}, "quality": found}
+    told["worse_than_mean"] = [] if recipe.pairs else worse_than_mean(lesson.said.attributes.names, found["model"]["attributes"])
     run.write("comparison.json", told)
     return told
 
@@ -158,6 +160,11 @@ def figures(model: Decoder, rows: RewardRows, training: RewardRows, tokens: int 
     still = squared_errors(torch.tensor(means(training, labels.shape[1])).double().expand_as(labels), labels)
     each = [_attribute(predictions[:, i], labels[:, i], errors[:, i], still[:, i]) for i in range(labels.shape[1])]
     return {"loss": (errors.sum() / given.sum()).item(), "attributes": each}
+
+
+def worse_than_mean(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Attributes that are told worse than by saying their mean always: what was learned of them does not hold for other answers."""
+    return [name for name, row in zip(names, rows, strict=True) if row["labels"] and row["error"] > row["error_of_mean"] + ROUNDING]
 
 
 def _attribute(predictions: torch.Tensor, labels: torch.Tensor, errors: torch.Tensor, still: torch.Tensor) -> dict[str, Any]:
