@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from amaru.config import Config, atomic_file
 from amaru.errors import ConfigError
 from amaru.recipes.reproduce import fp8, tied_lora, tied_lora_verdict
+from amaru.recipes.reproduce.alignment import claim as alignment
+from amaru.recipes.reproduce.alignment.settings import AlignmentClaims
 from amaru.recipes.reproduce.compression import claim as compression
 from amaru.recipes.reproduce.compression.settings import CompressionClaims
 from amaru.recipes.reproduce.speed import claim as speed
@@ -87,6 +89,14 @@ CLAIMS = {
         "Parallel heads beat sequential ones and either alone; meta tokens raise recall; windows and shared KV cost little (2411.13676).",
         ladder.Ladder,
         ladder,
+    ),
+    "alignment": Claim(
+        "DPO and rounds of RPO raise what a model does as asked; RPO beside DPO; reward models; weak to strong (2406.11704).",
+        AlignmentClaims,
+        alignment.make,
+        alignment.judge,
+        side_by_side=True,
+        setting="A model of 0.3 M parameters in a world of requests that a program can check, 512 of them held out, three seeds",
     ),
     "tied-lora": Claim(
         "Tied-LoRA is within 1 to 2 % of LoRA with an eighth of its numbers, at ranks 2 to 128 (2311.09578).",
