@@ -15,9 +15,9 @@ from amaru.synth.prompt import our_prompts
 
 
 @contextmanager
-def served(faults=("ok",)):
+def served(faults=("ok",), kind=Misbehaving):
     """A server in a thread of its own, as `main` blocks this one."""
-    server, ready, loop = Misbehaving(faults), threading.Event(), asyncio.new_event_loop()
+    server, ready, loop = kind(faults), threading.Event(), asyncio.new_event_loop()
     ended = asyncio.Event()
 
     async def serve():

@@ -79,7 +79,7 @@ def run_and_kill(file, out, log, until):
     return finished(out / "store.sqlite"), len(lines(log))
 
 
-@pytest.mark.parametrize(("counts", "kills"), [((4, 5, 8), 2), pytest.param((20, 50, 10), 5, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("counts", "kills"), [((10, 10, 10), 2), pytest.param((20, 50, 10), 5, marks=pytest.mark.soak)])
 def test_killed_again_and_again_the_rows_are_those_of_an_undisturbed_run(tmp_path, counts, kills):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

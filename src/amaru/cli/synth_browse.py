@@ -22,7 +22,7 @@ def browse(
     from amaru.synth.store import Store
 
     bound = opened(out)
-    with Store(out / STORE, reading=True) as store, Browser(bound, store, rows_page(str(out)), port) as browser:
+    with Store(out / STORE, reading=True) as store, Browser(bound, store, rows_page(f"Synthetic data: {out.resolve().name}"), port) as browser:
         emit({"url": browser.url}, json=json, people=lambda result, console: console.print(f"{result['url']}  (Ctrl-C ends)"))
         with suppress(KeyboardInterrupt):
             signal.pause()
