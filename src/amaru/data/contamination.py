@@ -30,6 +30,7 @@ class Contamination:
     """
 
     def __init__(self, files: Sequence[Path], run: int = RUN, fields: Sequence[str] = ()) -> None:
+        self.files = tuple(files)
         self.run = run
         self.items = self.too_short = 0
         self._runs: dict[int, dict[int, str]] = {}  # by how many words: the hash of a run, and the first item that has it
