@@ -15,7 +15,8 @@ Model = Annotated[Path, typer.Argument(help="A reward model: the directory that 
 Kept = Annotated[str, typer.Option(help="Where scores are kept, so that none is computed twice; 'none' keeps nothing.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
 Longest = Annotated[int | None, typer.Option(help="Tokens of a prompt with its answer; longer ones are left out and told.")]
-Weights = Annotated[str | None, typer.Option(help="NAME=NUMBER,...: weights of the attributes whose sum says which answer is better.")]
+Better = Annotated[str | None, typer.Option(help="NAME=NUMBER,...: weights of the labels whose sum says which rated answer is better.")]
+Weights = Annotated[str | None, typer.Option(help="NAME=NUMBER,...: of the sum of the attributes; left out: the model's own.")]
 
 
 def train(
@@ -26,7 +27,7 @@ def train(
     unused: Annotated[str | None, typer.Option(help="NAME,...: attributes with a place and without labels.")] = None,
     weights: Annotated[str | None, typer.Option(help="NAME=NUMBER,...: of the sum; left out: those published for HelpSteer.")] = None,
     range_: Annotated[str | None, typer.Option("--range", help="LOW,HIGH: what labels lie between, or any. Default 0,4.")] = None,
-    better_by: Weights = None,
+    better_by: Better = None,
     pool: Annotated[str | None, typer.Option(help="Where the score is read: label-prefix (Nemotron-4), or end-of-turn.")] = None,
     system: Annotated[str | None, typer.Option(help="The system sentence at the label prefix; left out: the published one.")] = None,
     template: Annotated[str | None, typer.Option(help="For end-of-turn: chatml, nemotron4, or a file with a jinja template.")] = None,
@@ -76,7 +77,8 @@ def evaluate(
     model: Model,
     data: Annotated[list[str], typer.Option(help="Answers of which one is better: RewardBench, LLMBar, HelpSteer2, or other comparisons.")],
     against: Annotated[Path | None, typer.Option(help="Rank them with this reward model too, and test whether the two differ.")] = None,
-    better_by: Weights = None,
+    weights: Weights = None,
+    better_by: Better = None,
     longest: Longest = None,
     kept: Kept = "runs/rewards.sqlite",
     device: Device = "cpu",
@@ -86,9 +88,10 @@ def evaluate(
     from amaru.recipes.reward.accuracy import evaluate as measured
     from amaru.recipes.reward.scoring import KeptScorer
 
+    sums = _weights("--weights", weights)
     with LiveLine() as live:
         first, *second = (
-            KeptScorer(path, _kept(kept), longest, device, live.update) for path in (model, *([against] if against else []))
+            KeptScorer(path, _kept(kept), longest, device, live.update, sums) for path in (model, *([against] if against else []))
         )
         result = measured(data, first, second[0] if second else None, _weights("--better-by", better_by))
     emit({"model": model, "against_model": against, **result}, json=json, people=_print_accuracy)
@@ -98,6 +101,7 @@ def score(
     model: Model,
     data: Annotated[list[str], typer.Option(help="Conversations that end with an answer, or comparisons: .jsonl, .json, .parquet.")],
     out: Annotated[Path, typer.Option(help="The file to write, .jsonl or .parquet: the same rows, with attributes and score.")],
+    weights: Weights = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace fields of the rows that have the names of the scores.")] = False,
     longest: Longest = None,
     kept: Kept = "runs/rewards.sqlite",
@@ -109,7 +113,8 @@ def score(
     from amaru.recipes.reward.scoring import KeptScorer
 
     with LiveLine() as live:
-        result = score_files(data, out, KeptScorer(model, _kept(kept), longest, device, live.update), overwrite)
+        scorer = KeptScorer(model, _kept(kept), longest, device, live.update, _weights("--weights", weights))
+        result = score_files(data, out, scorer, overwrite)
     emit({"model": model, **result}, json=json, people=_print_scores)
     if result["dropped"]:
         raise Finding(f"{result['dropped']:,} rows were not scored; {result['dropped_file']} says which and why.")

@@ -52,8 +52,10 @@ def command(
     from amaru.config import build
     from amaru.config.units import parse_bytes
     from amaru.errors import BackendError, ConfigError
+    from amaru.models.reward.checkpoint import is_reward
     from amaru.ops.heap import keep_freed_memory
     from amaru.serve.config import EngineConfig
+    from amaru.serve.scoring import idle
 
     try:
         from amaru.serve.server.limits import Limits, check_address
@@ -79,6 +81,8 @@ def command(
     named, adapters = [_named(word) for word in checkpoint], dict(_named(word) for word in adapter or [])
     if len(adapters) < len(adapter or []) or (adapters and (len(named) > 1 or tensor_parallel)):
         raise ConfigError("Adapters have different names, and belong to one model that is served by one process.")
+    if all(is_reward(path) for _, path in named) and (unheeded := idle(config)):
+        raise ConfigError(f"Reward models hold no states and write nothing, so {', '.join(unheeded)} would have no effect; leave it out.")
     keep_freed_memory()  # a prompt's pass asks for the same megabytes again and again; `amaru bench infer` measures with it
     models: list[Served] = []
     with together(context, tensor_parallel) as world:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from amaru.config import to_dict
 from amaru.errors import AmaruError, BusyError
 from amaru.models.reward.scorer import Scored, Scorer
 from amaru.ops.exactness import exact
@@ -23,6 +24,7 @@ from amaru.serve.stats import COUNTERS, EngineStats
 
 log = logging.getLogger(__name__)
 
+HEEDED = ("max_waiting", "max_tokens", "exact")  # of an engine's settings; a reward model holds no states and draws nothing
 AGAIN = 1.0  # seconds, after which a full queue is likely to have moved
 
 
@@ -39,8 +41,7 @@ class Asked:
 class ScoringEngine:
     """What a request gets is one event: a `Token` for each attribute, its name as text and its value as log-probability, and `stop`.
 
-    `submit` and `cancel` may be called from any thread, `step` from one only. Of `config` it heeds `max_waiting`, `max_tokens` and `exact`:
-    it holds no states and caches, and draws nothing.
+    `submit` and `cancel` may be called from any thread, `step` from one only. Of `config` it heeds what `HEEDED` names.
     """
 
     def __init__(self, scorer: Scorer, config: EngineConfig = EngineConfig()) -> None:  # noqa: B008  (frozen)
@@ -128,6 +129,12 @@ class ScoringEngine:
     def _tell(self, asked: Asked, event: Event, what: str) -> None:
         self._counts[what] += 1
         asked.on_event(asked.handle, event)
+
+
+def idle(config: EngineConfig) -> list[str]:
+    """Settings that are not at their default and that a reward model does not heed."""
+    default = to_dict(EngineConfig())
+    return [name for name, value in to_dict(config).items() if name not in HEEDED and value != default[name]]
 
 
 def tokens_of(scored: Scored) -> tuple[Token, ...]:

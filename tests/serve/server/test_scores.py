@@ -11,6 +11,7 @@ import pytest
 from tests.models.reward.small import TOKENIZER, reward_model, said
 from tests.serve.server.running import ENGINE, Running, running, served
 
+from amaru.cli.main import main
 from amaru.errors import ConfigError
 from amaru.models.reward import Scorer
 from amaru.models.reward.checkpoint import save
@@ -95,7 +96,9 @@ def test_it_continues_no_text(server: Running) -> None:
     assert answer.status_code == 400 and "is a reward model; it scores answers at /v1/chat/completions" in answer.text
 
 
-def test_what_a_reward_model_is_not_served_with(path: Path) -> None:
+def test_what_a_reward_model_is_not_served_with(path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["serve", str(path), "--memory", "1GiB", "--lookup"]) == 2
+    assert "so memory, speculate would have no effect; leave it out" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="serve it without draft models and adapters"):
         load_served("reward", path, adapters={"a": path})
     with pytest.raises(ConfigError, match="is served by one process"):

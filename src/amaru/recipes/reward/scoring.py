@@ -1,6 +1,7 @@
 """Many conversations put to a reward model, each once: what was scored before is kept, so that a stopped run goes on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,8 @@ class KeptScorer:
     """`KeptScorer("runs/reward/model")(conversations)` -> a `Scored` or `Unscored` for each; `fresh` and `kept` count scores that were
     computed now, and that were there from before.
 
-    `store` is a file of scores by model and conversation, None keeps nothing. `longest` tokens are read, None: as the model was trained.
+    `store` is a file of attributes by model and conversation, None keeps nothing. `longest` tokens are read, None: as in training.
+    `weights` make another sum of the attributes than the model's own.
     """
 
     def __init__(
@@ -42,8 +44,11 @@ class KeptScorer:
         longest: int | None = None,
         device: str = "cpu",
         follow: Follow = lambda text: None,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self.scorer = Scorer(load(path, device=device_named(device)), max_tokens=longest)
+        if weights:
+            self.scorer.attributes = replace(self.scorer.attributes, weights=dict(weights))
         self.fresh, self.kept, self._follow = 0, 0, follow
         self._store = None if store is None else Store(store)
         self._model = fingerprint_bytes(fingerprint(path), self.scorer.model.prompts.tokenizer.fingerprint)
