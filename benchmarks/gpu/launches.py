@@ -14,6 +14,7 @@ from amaru.ops.mamba2_step import Weights
 from amaru.ops.mamba2_step import triton as step_on_gpu
 from amaru.ops.page_write import triton as write_on_gpu
 from amaru.ops.paged_attention import triton as attention_on_gpu
+from amaru.ops.quantised_linear import triton as codes_on_gpu
 from amaru.ops.rms_norm import triton as norm_on_gpu
 from amaru.ops.rotary import triton as rotary_on_gpu
 from amaru.ops.squared_relu import triton as relu_on_gpu
@@ -85,6 +86,12 @@ def losses() -> None:
     loss_on_gpu.cross_entropy(torch.zeros(TOKENS, 131072, dtype=BF16), torch.zeros(TOKENS, dtype=torch.int64), -100)
 
 
+def weights_of_8_bits() -> None:
+    codes, scales = torch.zeros(FFN, HIDDEN, dtype=torch.float8_e4m3fn), torch.ones(FFN)
+    for rows in (1, 64, TOKENS):
+        codes_on_gpu.quantised_linear(torch.zeros(rows, HIDDEN, dtype=BF16), codes, scales)
+
+
 LAUNCHES: dict[str, Callable[[], None]] = {
     "mamba2_step": step,
     "ssd": scan,
@@ -93,4 +100,5 @@ LAUNCHES: dict[str, Callable[[], None]] = {
     "activations": activations,
     "pages": pages,
     "cross_entropy": losses,
+    "quantised_linear": weights_of_8_bits,
 }

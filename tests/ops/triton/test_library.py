@@ -21,9 +21,15 @@ def test_blocks_span_no_two_sequences_and_leave_out_none():
     assert [power_of_two(count) for count in (1, 2, 3, 64, 65)] == [1, 2, 4, 64, 128]
 
 
+def test_what_was_asked_for_in_inference_may_be_kept_for_a_backward_pass():
+    with torch.inference_mode():
+        held = boundaries(bounds(4, 3, 2), CPU), blocks(bounds(4, 3, 2), 2, CPU)
+    assert not any(each.is_inference() for each in held)
+
+
 def test_cpu_tensors_are_refused_with_a_reason():
     rows = [row for row in explain() if row.backend == "triton"]
-    assert len(rows) == 10 and all(row.state == "refused" for row in rows)
+    assert len(rows) == 11 and all(row.state == "refused" for row in rows)
     assert all("CUDA" in row.reason for row in rows)
 
 

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from amaru.ops.backends import Backend, Op
-from amaru.ops.quantised_linear import dequantised, native
+from amaru.ops.quantised_linear import dequantised, native, triton
 from amaru.ops.quantised_linear.codes import BLOCK, GROUPS, Encoding, Kind, check_codes, pack, unpack, width_of
 from amaru.ops.quantised_linear.dequantised import dequantise
+from amaru.ops.triton import lacks as lacks_triton
 
 __all__ = [
     "BLOCK",
@@ -46,5 +47,6 @@ QUANTISED_LINEAR = Op(
     "quantised_linear",
     _sample,
     Backend("native", native.quantised_linear, native.refuses, native.lacks_instructions),
+    Backend("triton", triton.quantised_linear, triton.refuses, lacks_triton),
     Backend("dequantised", dequantised.quantised_linear),
 )

@@ -11,9 +11,9 @@ from amaru.ops.native import short, token_rows
 from amaru.ops.triton import blocks, boundaries, kernels, launch, operands, power_of_two, refusal
 
 CHUNK = 64  # tokens
-CHANNELS_AT_ONCE = 64  # of what goes through a sequence; fewer make more programs
+HELD = 8192  # numbers of a state that a program holds while it goes through a sequence: 64 channels of 128, 32 of 256
 WARPS = 8  # of four, registers are spilled
-WIDEST = 128  # channels and state: one chunk's backward takes all of a head at once
+WIDEST, WIDEST_LEARNING = 256, 128  # channels and state: one chunk's backward takes all of a head at once
 LEAST = 16  # what products of blocks ask for
 
 
@@ -32,8 +32,9 @@ def refuses(
 ) -> str | None:
     if not x.dtype == B.dtype == C.dtype:
         return f"needs x, B and C of one dtype, got {short(x.dtype)}, {short(B.dtype)} and {short(C.dtype)}"
-    if max(x.shape[2], B.shape[2]) > WIDEST:
-        return f"serves up to {WIDEST} channels and state, got {x.shape[2]} and {B.shape[2]}"
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, dt, A, B, C, D))
+    if max(x.shape[2], B.shape[2]) > (most := WIDEST_LEARNING if learns else WIDEST):
+        return f"serves up to {most} channels and state{' in training' if learns else ''}, got {x.shape[2]} and {B.shape[2]}"
     return refusal(x, dt, A, B, C, D, initial_states) or unless_exact()
 
 
@@ -92,7 +93,7 @@ class _SSD(torch.autograd.Function):
         dinitial = None if initial is None else torch.empty_like(initial)
         _scan(laid_out, initial, bounds, None, None, states)
         given = dt, A, C, bounds, dy, dfinal, dstates, dinitial, C.stride(0)
-        launch(kernels("ssd").chain, _chains(x, sequences), *given, **_shape(x, B), **_in_blocks(x))
+        launch(kernels("ssd").chain, _chains(x, B, sequences), *given, **_shape(x, B), **_in_blocks(x, B))
         pieces = blocks(ctx.cu_seqlens, CHUNK, x.device)
         between, strides = (pieces, bounds, states, dstates, dy), (x.stride(0), B.stride(0), C.stride(0))
         dx, ddt, dB, dC = x.new_empty(x.shape), torch.empty_like(dt), B.new_empty(B.shape), C.new_empty(C.shape)
@@ -113,17 +114,18 @@ def _scan(
 ) -> None:
     x, _, _, B, C, _ = laid_out
     given = *laid_out, initial, bounds, y, final, kept, x.stride(0), B.stride(0), C.stride(0)
-    launch(kernels("ssd").forward, _chains(x, len(bounds) - 1), *given, **_shape(x, B), **_in_blocks(x))
+    launch(kernels("ssd").forward, _chains(x, B, len(bounds) - 1), *given, **_shape(x, B), **_in_blocks(x, B))
 
 
-def _chains(x: Tensor, sequences: int) -> tuple[int, int]:
+def _chains(x: Tensor, B: Tensor, sequences: int) -> tuple[int, int]:
     """The grid of kernels that go through a sequence."""
     _, heads, channels = x.shape
-    return heads * -(-channels // _in_blocks(x)["CHANNEL_BLOCK"]), sequences
+    return heads * -(-channels // _in_blocks(x, B)["CHANNEL_BLOCK"]), sequences
 
 
-def _in_blocks(x: Tensor) -> dict[str, int]:
-    return {"CHANNEL_BLOCK": min(CHANNELS_AT_ONCE, power_of_two(x.shape[2], LEAST)), "num_warps": WARPS}
+def _in_blocks(x: Tensor, B: Tensor) -> dict[str, int]:
+    at_once = max(LEAST, HELD // power_of_two(B.shape[2], LEAST))
+    return {"CHANNEL_BLOCK": min(at_once, power_of_two(x.shape[2], LEAST)), "num_warps": WARPS}
 
 
 def _shape(x: Tensor, B: Tensor) -> dict[str, Any]:

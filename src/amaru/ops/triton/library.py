@@ -84,12 +84,17 @@ def blocks(cu_seqlens: Tensor, size: int, device: torch.device) -> Tensor:
     return _blocks(tuple(cu_seqlens.tolist()), size, device)
 
 
-@functools.lru_cache(maxsize=256)  # every layer asks for the same
+# Every layer asks for the same. What is first asked for while a model is evaluated may be kept for a backward pass later.
+
+
+@functools.lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def _held(bounds: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(bounds, dtype=torch.int64, device=device)
 
 
 @functools.lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def _blocks(bounds: tuple[int, ...], size: int, device: torch.device) -> Tensor:
     pieces = [
         (sequence, first, min(first + size, stop))
