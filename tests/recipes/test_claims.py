@@ -4,6 +4,7 @@ import json
 from math import sqrt
 
 import pytest
+import torch
 from tests.recipes.small import flags
 
 from amaru.cli.main import main
@@ -16,7 +17,7 @@ from amaru.recipes.reproduce.claims import CLAIMS, verdict
 from amaru.recipes.reproduce.speed.constant import ConstantCost
 from amaru.recipes.reproduce.speed.plan import Serving, rate
 from amaru.recipes.reproduce.speed.settings import LongContext
-from amaru.recipes.reproduce.speed.shapes import RIVALS, reduced, shape_of
+from amaru.recipes.reproduce.speed.shapes import RIVALS, drawn, reduced, shape_of
 from amaru.recipes.reproduce.standing import page, standings
 
 T_OF_ONE = 12.706205  # Student's t at 97.5 % with one degree of freedom, from a printed table
@@ -67,6 +68,8 @@ def test_a_narrow_copy_keeps_the_stack_and_what_stands_in_proportion():
     for large, small in zip(whole.layers, narrow.layers, strict=True):
         ratio = cost.elements(large.tensors(), whole.axes() | large.axes()) / cost.elements(small.tensors(), narrow.axes() | small.axes())
         assert 150 < ratio < 260  # 16 x 16, less where B, C and dt are narrow already
+    weights = dict(drawn(reduced(whole, 64, vocab=64)).named_parameters())
+    assert {name.rsplit(".", 1)[1] for name, each in weights.items() if each.dtype == torch.float32} == {"A_log", "D", "dt_bias"}
     assert cost.kv_bytes_per_token(whole) == 16 * cost.kv_bytes_per_token(narrow)
     with pytest.raises(ConfigError, match="5 does not divide"):
         reduced(whole, 5)

@@ -10,14 +10,13 @@ import torch
 from amaru.config import from_dict, to_dict
 from amaru.config.records import read_record
 from amaru.models import cost
-from amaru.models.decoder import Decoder
 from amaru.recipes.bench.long import Throughput, measure
 from amaru.recipes.latency import circumstances, table_for
 from amaru.recipes.reproduce.intervals import interval
 from amaru.recipes.reproduce.judging import HOLDS, NOT, PART, UNFINISHED, Found, above, finding, judgement, records, told
 from amaru.recipes.reproduce.speed.plan import Pair, beside
 from amaru.recipes.reproduce.speed.settings import Duel, SpeedClaim
-from amaru.recipes.reproduce.speed.shapes import reduced, shape_of
+from amaru.recipes.reproduce.speed.shapes import drawn, reduced, shape_of
 from amaru.recipes.run import Run
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -63,8 +62,7 @@ def _engine(recipe: SpeedClaim, run: Run, duel: Duel) -> dict[str, Any]:
 
 
 def _throughput(recipe: SpeedClaim, run: Run, name: str, divisor: int) -> Throughput:
-    decoder = Decoder(reduced(shape_of(name), divisor)).initialise(0).to(torch.bfloat16)
-    return measure(decoder, recipe.long, lambda text: run.progress.update(f"{name}: {text}"))
+    return measure(drawn(reduced(shape_of(name), divisor)), recipe.long, lambda text: run.progress.update(f"{name}: {text}"))
 
 
 def _blocks(recipe: SpeedClaim, run: Run, duel: Duel) -> dict[str, Any]:

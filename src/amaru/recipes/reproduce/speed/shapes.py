@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
 from amaru.errors import ConfigError
-from amaru.models.decoder import AnyLayer, DecoderConfig
+from amaru.models.decoder import AnyLayer, Decoder, DecoderConfig
 from amaru.models.families import config_of
 from amaru.nn.attention import Attention
 from amaru.nn.mamba2 import Mamba2
@@ -49,6 +51,15 @@ def reduced(config: DecoderConfig, divisor: int, vocab: int = VOCAB) -> DecoderC
     """
     layers = tuple(_reduced(layer, divisor) for layer in config.layers)
     return replace(config, vocab=vocab, hidden=_divided(config.hidden, divisor, "hidden"), layers=layers)
+
+
+def drawn(config: DecoderConfig) -> Decoder:
+    """Random weights in the dtypes that a checkpoint in bf16 is loaded with: A_log, D and dt_bias stay fp32."""
+    decoder, tensors = Decoder(config).initialise(0), config.tensors()
+    for name, parameter in decoder.named_parameters():
+        if not tensors[name][0].keep_fp32:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return decoder.requires_grad_(False)
 
 
 def _reduced(layer: AnyLayer, divisor: int) -> AnyLayer:

@@ -26,6 +26,7 @@ from amaru.nn.hybrid_head import HybridHead
 from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
 from amaru.nn.rope import Rope
+from amaru.recipes.learning import Learning
 from amaru.recipes.reproduce.intervals import interval
 from amaru.recipes.reproduce.judging import UNFINISHED, Bounds, Found, above, finding, judgement, together, told
 from amaru.recipes.reproduce.trained.sizes import as_large
@@ -42,6 +43,7 @@ class Ladder(Trials):
     loss_within   windows and shared caches may cost so much of the loss, relatively
     """
 
+    learning: Learning = Learning(tokens=1_800_000, batch_rows=4, validations=10)  # ten minutes for B
     blocks: int = Field(default=7, gt=4)
     hidden: int = Field(default=160, gt=0)
     window: int = Field(default=64, gt=0)

@@ -15,6 +15,7 @@ from amaru.nn.layer import LayerConfig
 from amaru.nn.mamba2 import Mamba2
 from amaru.nn.mlp import MLP
 from amaru.nn.rope import Rope
+from amaru.recipes.learning import Learning
 from amaru.recipes.reproduce.intervals import interval
 from amaru.recipes.reproduce.judging import UNFINISHED, Found, above, finding, judgement, told
 from amaru.recipes.reproduce.trained.sizes import as_large
@@ -32,6 +33,7 @@ class Shares(Trials):
     score_within  and what it recalls so much below the Transformer's, which is half attention
     """
 
+    learning: Learning = Learning(tokens=600_000, batch_rows=4, validations=10)  # ten minutes where all layers are attention
     layers: int = Field(default=26, gt=3)
     attention: tuple[int, ...] = (0, 1, ENOUGH, 4, 13, 26)
     hidden: int = Field(default=128, gt=0)
