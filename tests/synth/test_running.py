@@ -218,4 +218,8 @@ def test_pairs_are_the_best_and_the_worst_answer_of_each_prompt(tmp_path):
     assert tallies["pairs"].dropped == {"answers too close to each other": 4}
     assert sorted(tallies["halves"].failed.values()) == [1, 1]  # a row without a score, and one whose score is text
     with Store(tmp_path / "s.sqlite") as store:
-        assert [origin["step"] for origin in trace(store, found[0]["id"])] == ["pairs", "halves", "seeds"]
+        origins = trace(store, found[0]["id"])
+        assert [origin["step"] for origin in origins] == ["pairs", "halves", "seeds"]
+        (rejected,) = origins[0]["others"]
+        *_, seed = trace(store, rejected)
+        assert next(row for row in read_rows(recipe, store)[0].rows if row.key == seed["row"]).columns["text"] == "a0"

@@ -51,7 +51,7 @@ def read_rows(bound: Bound, store: Store) -> list[Finished]:
         elif isinstance(step, Gathering):
             gathered = gather(bound, number, taken)
             lost = [Lost(each.row, bound.unit(number, each.row.key), DROPPED, each.reason) for each in gathered.left_out]
-            found.append(Finished([row for _, row in gathered.rows], lost=lost))
+            found.append(Finished([each.row for each in gathered.rows], lost=lost))
         else:
             found.append(_finished(bound, number, taken, store))
     return found
@@ -71,11 +71,13 @@ def _finished(bound: Bound, number: int, taken: list[Row], store: Store) -> Fini
 
 
 def trace(store: Store, row: str) -> list[dict[str, Any]]:
-    """Where a row came from: every step back to the first, each with the row it took and the calls whose answers it used."""
+    """Where a row came from: every step back to the first, each with the row it made, the calls whose answers are in it, and `others`:
+    the keys of more rows that went into it, such as the rejected answer of a pair. They have a trace of their own.
+    """
     steps = []
     while (origin := store.origin(row)) is not None:
         step, parent, calls = origin
-        steps.append({"step": step, "row": row, "calls": calls})
+        steps.append({"step": step, "row": row, "calls": calls, "others": store.others(row)})
         row = parent
     return steps
 

@@ -180,13 +180,14 @@ class Running:
         tally.made += len(gathered.rows)
         tally.dropped += gathered.dropped
         for some in _parts(gathered.rows):
-            units = ((self.bound.unit(number, parent), parent, [Made(row.key, row.columns)]) for parent, row in some)
+            rows = ((each.parent, Made(each.row.key, each.row.columns, (), each.others)) for each in some)
+            units = [(self.bound.unit(number, parent), parent, [made]) for parent, made in rows]
             await asyncio.gather(*(self.store.finish(unit, name, parent, made) for unit, parent, made in units))
         for some in _parts(gathered.left_out):
             dropped = ((self.bound.unit(number, each.row.key), each) for each in some)
             finish, said = self.store.finish, DROPPED
             await asyncio.gather(*(finish(unit, name, each.row.key, (), said, each.reason, each.matched) for unit, each in dropped))
-        return [row for _, row in gathered.rows]
+        return [each.row for each in gathered.rows]
 
 
 def _parts(many: list[T]) -> Iterator[list[T]]:

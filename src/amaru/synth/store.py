@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS failures (
 CREATE TABLE IF NOT EXISTS units (key TEXT PRIMARY KEY, step TEXT, row TEXT, state TEXT, reason TEXT, at REAL DEFAULT (julianday()));
 CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, unit TEXT, number INTEGER, columns TEXT, calls TEXT);
 CREATE TABLE IF NOT EXISTS matches (unit TEXT PRIMARY KEY, item TEXT, similarity REAL, words TEXT);
+CREATE TABLE IF NOT EXISTS others (row TEXT PRIMARY KEY, keys TEXT);
 CREATE INDEX IF NOT EXISTS rows_of_unit ON rows (unit, number);
 """
 USAGE = "coalesce(sum(calls), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(money), 0.0)"
@@ -38,11 +39,14 @@ Write = tuple[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Made:
-    """One row that a step made: its key, its columns, and the keys of the calls whose answers are in it."""
+    """One row that a step made: its key, its columns, the keys of the calls whose answers are in it, and those of other rows than its
+    parent that are in it.
+    """
 
     key: str
     columns: dict[str, Any]
     calls: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 class Outcome(NamedTuple):
@@ -150,7 +154,10 @@ class Store:
             for number, each in enumerate(made)
         ]
         match: list[Write] = [("INSERT OR REPLACE INTO matches VALUES (?, ?, ?, ?)", (unit, *astuple(matched)))] if matched else []
-        await self._write(unit_row, *rows, *match)
+        others: list[Write] = [
+            ("INSERT OR REPLACE INTO others VALUES (?, ?)", (each.key, json.dumps(each.others))) for each in made if each.others
+        ]
+        await self._write(unit_row, *rows, *match, *others)
 
     def finished(self, unit: str) -> tuple[Made, ...] | None:
         """The rows of a unit, none for one that was dropped; None for one that is not finished, or that failed."""
@@ -185,6 +192,11 @@ class Store:
         """The step that made a row, the key of the row it was made of, and the keys of the calls; None for a row nobody made."""
         found = self._read("SELECT step, row, calls FROM rows JOIN units ON units.key = rows.unit WHERE rows.key = ?", row)
         return (found[0][0], found[0][1], json.loads(found[0][2])) if found else None
+
+    def others(self, row: str) -> list[str]:
+        """The keys of the rows that are in a row besides its parent."""
+        found = self._read("SELECT keys FROM others WHERE row = ?", row)
+        return json.loads(found[0][0]) if found else []
 
     def usage(self, step: str | None = None) -> Usage:
         """What was used so far, by all runs on this store; of one step, or of all."""

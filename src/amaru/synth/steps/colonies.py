@@ -5,7 +5,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from amaru.config import fingerprint_bytes
 from amaru.errors import ConfigError
 from amaru.synth.row import LeftOut, Row
 from amaru.synth.steps.step import NAME, Differing, Gathering, Known, Stands
@@ -33,4 +32,4 @@ class Colonies(Gathering):
             if missing := [row for row in mine if self.column not in row.columns]:
                 raise ConfigError(f"Step {self.name} reads column {self.column}; a row has {', '.join(missing[0].columns)}.")
             columns = {"colony": number, "population": [row.columns[self.column] for row in mine]}
-            yield Stands(mine[0], fingerprint_bytes(*(row.key for row in mine)), columns)
+            yield Stands(mine[0], tuple(row.key for row in mine[1:]), columns)

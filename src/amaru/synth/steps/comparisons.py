@@ -45,7 +45,7 @@ class Comparisons(Gathering):
                 left_out.append(LeftOut(some[0], "no second answer to compare it with"))
                 continue
             columns = {"prompt": some[0].columns[self.prompt], "responses": list(map(self._response, some))}
-            yield Stands(some[0], "".join(row.key for row in some), columns)
+            yield Stands(some[0], tuple(row.key for row in some[1:]), columns)
 
     def _response(self, row: Row) -> dict[str, Any]:
         response = {"content": row.columns[self.answer], "score": row.columns[self.score]}

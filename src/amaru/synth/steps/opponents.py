@@ -36,6 +36,6 @@ class Opponents(Gathering):
                 if one.columns.get(self.answer) == other.columns.get(self.answer):
                     left_out += [LeftOut(row, "both answers are equal") for row in (one, other)]
                 else:
-                    yield Stands(one, other.key, one.columns | {self.column: other.columns.get(self.answer)})
+                    yield Stands(one, (other.key,), one.columns | {self.column: other.columns.get(self.answer)})
             if len(answers) % 2:
                 left_out.append(LeftOut(answers[-1], "no second answer to compare it with"))

@@ -65,7 +65,7 @@ class Pairs(Gathering):
             left_out += [LeftOut(row, f"all answers are {'right' if right else 'wrong'}") for row in answers]
             return None
         better, worse = max(right, key=self._or_zero), min(wrong, key=self._or_zero)
-        return Stands(better, worse.key, self._pair(better, worse, 1.0, 0.0, VERIFIER))
+        return Stands(better, (worse.key,), self._pair(better, worse, 1.0, 0.0, VERIFIER))
 
     def _by_score(self, answers: list[Row], left_out: list[LeftOut]) -> Stands | None:
         scored = [row for row in answers if is_number(row.columns.get(self.score))]
@@ -79,7 +79,7 @@ class Pairs(Gathering):
         elif high == low or high - low < self.least_gap:
             left_out += [LeftOut(row, "answers too close to each other") for row in scored]
         else:
-            return Stands(better, worse.key, self._pair(better, worse, high, low, self.judge))
+            return Stands(better, (worse.key,), self._pair(better, worse, high, low, self.judge))
         return None
 
     def _or_zero(self, row: Row) -> float:

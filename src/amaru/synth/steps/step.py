@@ -110,10 +110,10 @@ class Starting(Joined):
 
 
 class Stands(NamedTuple):
-    """A row that goes on: the one that it stands for, what tells it from others of that one, and its columns."""
+    """A row that goes on: the one that it stands for, the keys of others that are in it too, and its columns."""
 
     parent: Row
-    other: str
+    others: tuple[str, ...]
     columns: dict[str, Any]
 
 

@@ -37,4 +37,4 @@ class Unique(Gathering):
                 left_out.append(LeftOut(row, "nearly equal to another row", kept[normal]))
             else:
                 kept[normal] = Matched(row.key, 1.0)
-                yield Stands(row, "", row.columns)
+                yield Stands(row, (), row.columns)
