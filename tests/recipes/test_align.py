@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.align.rounds.small import WORDS, write_model, write_rows
+from tests.models.reward.small import TOKENIZER, reward_model
 from tests.recipes.test_interrupted import killed_until_done
 
 from amaru.cli.main import main
 from amaru.cli.settings import build_recipe
 from amaru.models.checkpoint import fingerprint
+from amaru.models.reward import scorer
+from amaru.models.reward.checkpoint import save
 from amaru.recipes.align import align
 from amaru.recipes.alignment.settings import AlignRecipe
 from amaru.recipes.run import Run
@@ -179,3 +182,26 @@ def test_a_gate_that_nothing_passes_says_what_became_of_the_prompts(folder: Path
     words = [folder / "recipe.yaml", "--set", "sft=[]", "--out", tmp_path / "run"]
     _, said = aligned(capsys, *words, code=2)
     assert "Round rpo-1 has nothing to learn from: 0 comparisons of 10 prompts" in said and "A looser gate" in said
+
+
+def test_a_reward_model_judges_what_nobody_can_verify(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    model = reward_model()
+    save(model.decoder, tmp_path / "reward", TOKENIZER, model.said)
+    prompts = write_rows(tmp_path / "free.jsonl", [{"prompt": f"say {one} then {other}"} for one, other in PAIRS[14:20]])
+    answering = {"samples": 4, "temperature": 1.3, "max_tokens": 12}
+    judging = {"reward_model": str(tmp_path / "reward")}
+    round_ = {"kind": "preference", "name": "rpo", "prompts": [str(prompts)], "answering": answering, "judging": judging}
+    learning, other = LEARNING | {"lr": 1e-3}, str(folder / "calm" / "rpo-1")
+    round_ |= {"others": [other]}
+    recipe = {"start": str(folder / "calm" / "sft" / "model"), "rounds": [round_ | {"loss": {"method": "rpo"}, "learning": learning}]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    aligned(capsys, tmp_path / "recipe.yaml", "--out", tmp_path / "run")
+    tally = json.loads((tmp_path / "run" / "rpo-tally.json").read_text())
+    assert tally["by"] == {"reward model": tally["kept"]} and tally["kept"] >= 2
+    judged = [json.loads(line) for line in (tmp_path / "run" / "rpo-judged.jsonl").read_text().splitlines()]
+    assert {answer["model"] for each in judged for answer in each["answers"]} == {"itself", other}
+    score = scorer(tmp_path / "reward")
+    for line in (tmp_path / "run" / "rpo-comparisons.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        told = [score([[*row["messages"], {"role": "assistant", "content": each["content"]}]])[0].score for each in row["responses"]]
+        assert [each["score"] for each in row["responses"]] == pytest.approx(told, abs=1e-4) and told[0] > told[1]

@@ -1,5 +1,6 @@
 """What an alignment would do, before it is done: every stage with what it begins from, asks, and learns from at most."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def _rounds(recipe: AlignRecipe, prompts: Prompts) -> Iterator[dict[str, Any]]:
     for how in recipe.rounds:
         asked = len(prompts.of[how.name])
         each = min(asked, how.limit or asked)
-        facts: dict[str, Any] = {"prompts": each, "verifiable": sum(prompt.verifiable for prompt in prompts.of[how.name])}
+        facts: dict[str, Any] = {"prompts": each, "among": asked, "verifiable": sum(prompt.verifiable for prompt in prompts.of[how.name])}
         if how.name in prompts.dropped:
             facts["dropped"] = prompts.dropped[how.name]
         facts |= _of_preferences(how, each) if isinstance(how, Preferences) else _of_teacher(how, each)
@@ -39,11 +40,12 @@ def _rounds(recipe: AlignRecipe, prompts: Prompts) -> Iterator[dict[str, Any]]:
 
 def _of_preferences(how: Preferences, prompts: int) -> dict[str, Any]:
     models = 1 + len(how.others)
-    batch = how.learning.batch_rows
+    batch, at = how.learning.batch_rows, how.loss.optimum(1.0)
     return {
         "answers": prompts * how.answering.samples * models,
         "tokens_at_most": prompts * how.answering.samples * models * how.answering.max_tokens,
-        "learns": how.loss.implied(1.0, how.answering.max_tokens) if how.loss.method == "rpo" else how.loss.method,
+        "learns": f"{how.loss.method}, beta {how.loss.beta:g}",
+        "optimum": f"{at:.3g} nats of log-ratio between answers whose rewards are 1 apart" if math.isfinite(at) else "at no finite gap",
         "steps_at_most": max(1, -(-round(how.epochs * prompts) // batch)),
     }
 
