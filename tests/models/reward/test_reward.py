@@ -150,6 +150,8 @@ def test_it_writes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     save(model.decoder, tmp_path / "reward", TOKENIZER, model.said)
     assert main(["generate", str(tmp_path / "reward"), "--prompt", "two"]) == 2
     assert "is a reward model, which scores answers and writes none: `amaru reward score`" in capsys.readouterr().err
+    assert main(["show", str(tmp_path / "reward"), "--json"]) == 0  # its shape is a decoder's
+    assert json.loads(capsys.readouterr().out)["hidden"] == CONFIG.hidden
     (tmp_path / "reward" / "reward.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(CheckpointError, match=r"reward\.safetensors is cut short or damaged"):
         load(tmp_path / "reward")

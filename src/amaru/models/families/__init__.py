@@ -45,6 +45,8 @@ def config_of(model: str | Path) -> DecoderConfig:
     """
     if Path(model).is_dir():
         values = read_json(Path(model) / "config.json")
+        if values.get("model_type") == REWARD and isinstance(values.get("decoder"), dict):
+            values = values["decoder"]  # a reward model has the shape of its decoder
         return family_of(values).read_config(values)
     if Path(model).is_file():
         raise CheckpointError(f"{model} is a file; a checkpoint directory is needed. `amaru convert {model} OUT --to hf` makes one.")
