@@ -105,3 +105,15 @@ def test_the_implied_optimum_is_where_the_gradient_is_nothing(terms: Terms, gap:
     assert abs(grad.item()) < 1e-12
     assert f"{terms.optimum(gap):.3g} nats" in terms.implied(gap, 80.0)
     assert Terms(method="dpo").optimum(gap) == math.inf and Terms(method="rpo", beta=1e-3).optimum(1.0) == 1000
+
+
+@pytest.mark.parametrize("distance", ["backward_kl", "forward_kl", "squared"])
+def test_the_pull_at_the_start_is_the_gradient(distance: str) -> None:
+    of_rewards = Terms(method="rpo", beta=0.3, eta=2.0, distance=distance)  # type: ignore[arg-type]
+    every = [Terms(beta=0.3, smoothing=0.1), Terms(method="ipo", beta=0.3), of_rewards]
+    for terms in every:
+        h = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+        (grad,) = torch.autograd.grad(preference(terms, h, groups([[1.5, 0.0]])).sum(), h)
+        assert grad.tolist() == [[pytest.approx(-terms.pull(1.5)), pytest.approx(terms.pull(1.5))]]
+    told = Terms(beta=1e-3, sft=1e-4).implied(math.nan, 80.0)
+    assert "pulls with 0.0005 on each log-probability, the SFT term with 0.0001 on that of the best answer (0.2 times as much)" in told

@@ -46,18 +46,22 @@ class Terms(Config):
             return 1 / (2 * self.beta)
         return math.inf if not self.smoothing else math.log((1 - self.smoothing) / self.smoothing) / self.beta
 
+    def pull(self, gap: float) -> float:
+        """The gradient on each log-probability of a pair whose rewards are `gap` apart, while model and reference are the same."""
+        b = self.eta * gap
+        of_reward = {"backward_kl": 1 / (1 + math.exp(-min(b, 700.0))) - 0.5, "forward_kl": b / 4, "squared": 2 * b}
+        return {"dpo": self.beta * (0.5 - self.smoothing), "ipo": 1 / self.beta, "rpo": self.beta * of_reward[self.distance]}[self.method]
+
     def implied(self, gap: float, length: float) -> str:
         """beta and eta in one sentence, for pairs whose rewards are `gap` apart on average and answers of `length` tokens."""
-        pull = f"at the start a pair pulls with {self.beta / 2:.2g} on each log-probability" if self.method == "dpo" else ""
-        if self.method == "ipo":
-            pull = f"at the start a pair pulls with {1 / self.beta:.2g} on each log-probability"
-        if self.method == "rpo":
-            pull = f"distance {self.distance}"
-        return f"{self._called(gap)}: {self._where(gap, length)}; {pull}{self._beside()}"
-
-    def _called(self, gap: float) -> str:
-        eta = f", eta {self.eta:g}, rewards {gap:.3g} apart on average" if self.method == "rpo" else ""
-        return f"{self.method}, beta {self.beta:g}{eta}"
+        eta = f", eta {self.eta:g}, {self.distance}, rewards {gap:.3g} apart on average" if self.method == "rpo" else ""
+        pull = self.pull(gap)
+        share = f" ({self.sft / pull:.2g} times as much)" if pull else ""
+        beside = f", the SFT term with {self.sft:.2g} on that of the best answer{share}" if self.sft else ""
+        return (
+            f"{self.method}, beta {self.beta:g}{eta}: {self._where(gap, length)}; "
+            f"at the start a pair pulls with {pull:.2g} on each log-probability{beside}"
+        )
 
     def _where(self, gap: float, length: float) -> str:
         at, unit = self.optimum(gap), "nats a token" if self.by_length else "nats"
@@ -65,6 +69,3 @@ class Terms(Config):
             return "its optimum is at no finite gap"
         spread = "" if self.by_length else f" ({at / max(1.0, length):.2g} a token in answers of {length:.0f})"
         return f"its optimum is a log-ratio gap of {at:.3g} {unit}{spread}"
-
-    def _beside(self) -> str:
-        return f"; the SFT term pulls with {self.sft:.2g} on each log-probability of the best answer" if self.sft else ""
