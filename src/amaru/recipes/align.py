@@ -43,7 +43,7 @@ def align(recipe: AlignRecipe, run: Run) -> dict[str, Any]:
 
 def voices(recipe: AlignRecipe, run: Run, prompts: Prompts) -> Iterator[tuple[str, Voice]]:
     """Every model by the name of its stage, made when it is asked for."""
-    last = "start", Voice(Path(recipe.start), recipe.template)
+    last = "start", Voice(Path(recipe.start), recipe.template, recipe.sft_learning.dtype)
     yield last
     for last in fine_tuned(recipe, run):
         yield last
@@ -86,7 +86,8 @@ def tuning_of(recipe: AlignRecipe) -> SFTRecipe:
 
 def voice_of(checkpoint: Path, recipe: AlignRecipe) -> Voice:
     """With the template that its tokenizer brings, else with the recipe's."""
-    return Voice(checkpoint, None if Template.of(tokenizer_of(checkpoint)) else recipe.template)
+    template = None if Template.of(tokenizer_of(checkpoint)) else recipe.template
+    return Voice(checkpoint, template, recipe.sft_learning.dtype)
 
 
 def answers_at_all(voice: Voice) -> bool:

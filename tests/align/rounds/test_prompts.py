@@ -15,7 +15,7 @@ def test_the_share_of_what_is_asked() -> None:
     assert [prompt.verified(text) for text in ("Sun and sea", "sun", "hill", "")] == [1.0, 0.5, 0.0, 0.0]
     assert prompt.verified("Sure!\nsun and sea") == 0.5 and prompt.verified("Sure!\nsun and sea", loose=True) == 1.0
     known = Prompt(({"role": "user", "content": "2 + 2?"},), answer="4")
-    assert known.verified("It is 4.") == 1.0 and known.verified("It is 5.") == 0.0
+    assert known.verified("It is 4.") == 1.0 and known.verified("It is 14.") == 0.0
     assert Prompt(known.messages).verified("4") is None and not Prompt(known.messages).verifiable
 
 

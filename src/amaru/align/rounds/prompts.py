@@ -25,7 +25,7 @@ class Prompt:
 
     messages      the conversation up to the answer
     instructions  that the answer has to follow
-    answer        that it has to end with; None where nobody knows
+    answer        that it has to come to (`comes_to`); None where nobody knows
     record        the row as it was read, for verifiers of one's own
     """
 

@@ -11,22 +11,24 @@ from amaru.align.rounds.prompts import fingerprint_of
 from amaru.config import fingerprint_bytes
 from amaru.models.checkpoint import fingerprint, load
 from amaru.recipes.run import Run
+from amaru.recipes.teaching import DTYPES
 from amaru.recipes.text import tokenizer_of
 
 
 @dataclass(frozen=True)
 class Voice:
-    """`Voice("runs/a/model", "chatml")`: a checkpoint that answers; `template` where its tokenizer has none."""
+    """`Voice("runs/a/model", "chatml")`: a checkpoint that answers; `template` where its tokenizer has none, `dtype` of its arithmetic."""
 
     checkpoint: Path
     template: str | None = None
+    dtype: str = "fp32"
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_bytes(fingerprint(self.checkpoint), str(self.template))
+        return fingerprint_bytes(fingerprint(self.checkpoint), str(self.template), self.dtype)
 
     def speaker(self, device: torch.device) -> Speaker:
-        return Speaker.of(load(self.checkpoint, torch.float32, device), tokenizer_of(self.checkpoint), self.template)
+        return Speaker.of(load(self.checkpoint, DTYPES[self.dtype], device), tokenizer_of(self.checkpoint), self.template)
 
 
 def answers(

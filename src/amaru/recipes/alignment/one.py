@@ -1,7 +1,7 @@
 """One round of a run: what it is called, what it asks, where it begins; and the answers that are drawn for it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -37,9 +37,10 @@ class One(Generic[R]):
 
     def drawn(self, others: Sequence[str] = ()) -> Drawn:
         """Answers of the model itself, and of other checkpoints beside it."""
-        asked = self.asked
+        asked, dtype = self.asked, self.how.learning.dtype
         found: Drawn = [[] for _ in asked]
-        for number, (model, voice) in enumerate({ITSELF: self.start, **{other: Voice(Path(other)) for other in others}}.items()):
+        voices = {ITSELF: replace(self.start, dtype=dtype), **{other: Voice(Path(other), dtype=dtype) for other in others}}
+        for number, (model, voice) in enumerate(voices.items()):
             name = f"{self.name}-answers" + (f"-{number}" if number else "")
             title = f"answers of {model if number else 'the model'}"
             for place, some in enumerate(answers(self.run, name, voice, asked, self.how.answering, self.seed, title=title)):

@@ -50,6 +50,7 @@ class Round(Config):
     times      so often, each beginning with what the one before made: name-1, name-2 and so on
     limit      so many prompts each time, others each time as far as there are others; None: all
     answering  how answers are drawn
+    learning   as for training, but that epochs decide how long; answers are drawn in its arithmetic
     epochs     how often each comparison or answer is seen
     """
 
@@ -58,6 +59,7 @@ class Round(Config):
     times: int = Field(default=1, gt=0)
     limit: int | None = Field(default=None, gt=0)
     answering: Answering = Answering()
+    learning: Learning = LEARNING
     epochs: float = Field(default=1.0, gt=0)
 
     @property
@@ -76,7 +78,7 @@ class Preferences(Round):
     judging    who tells answers apart
     gate       what the chosen answer must be; strict first (1.0), then looser
     answers    of a comparison: 2 are the best and the worst
-    learning   as for training; `batch_rows` are comparisons, and epochs decide how long
+    learning   its `batch_rows` are comparisons
     """
 
     kind: Literal["preference"]
@@ -109,7 +111,6 @@ class OnPolicy(Round):
     teacher: str
     loss: Teaching = REVERSE
     answering: Answering = Answering(samples=1)
-    learning: Learning = LEARNING
 
     def check(self) -> None:
         _no_tokens(self.name, self.learning)
@@ -122,7 +123,7 @@ class AlignRecipe(Config):
     template             chatml, nemotron4, plain, or a file with a jinja template; None takes the tokenizer's own
     add_special_tokens   control tokens that the template writes and the tokenizer lacks are added
     sft                  stages of fine-tuning (code, then general with a replay of code); none where the start has been fine-tuned
-    sft_learning         of these stages
+    sft_learning         of these stages; held-out prompts are answered in its arithmetic
     rounds               in their order, each from the model of the one before
     held_out             prompts that can be verified; every model answers them, greedily
     held_out_tokens      of such an answer, at most
