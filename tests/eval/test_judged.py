@@ -32,7 +32,7 @@ REFERENCES = [{"question_id": 82, "choices": [{"index": 0, "turns": ["1234567", 
 
 def chat_subject(seed: int = 0) -> Subject:
     plain = small_subject(seed)
-    return replace(plain, chat=chat_of(plain.tokenizer.with_chat(TEMPLATE, "<|endoftext|>")))
+    return replace(plain, chat=chat_of(plain.tokenizer.with_chat(TEMPLATE, "<|endoftext|>")), memory=2**25)
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> Path:
