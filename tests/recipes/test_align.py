@@ -4,18 +4,21 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tests.align.rounds.small import WORDS, write_model, write_rows
 from tests.models.reward.small import TOKENIZER, reward_model
 from tests.recipes.test_interrupted import killed_until_done
 
+from amaru.align.rounds.prompts import prompt_of
 from amaru.cli.main import main
 from amaru.cli.settings import build_recipe
 from amaru.models.checkpoint import fingerprint
 from amaru.models.reward import scorer
 from amaru.models.reward.checkpoint import save
 from amaru.recipes.align import align
-from amaru.recipes.alignment.settings import AlignRecipe
+from amaru.recipes.alignment.preferring import identity, judges
+from amaru.recipes.alignment.settings import AlignRecipe, Judging
 from amaru.recipes.run import Run
 
 PAIRS = [(one, other) for one in WORDS for other in WORDS if one != other]
@@ -205,3 +208,16 @@ def test_a_reward_model_judges_what_nobody_can_verify(folder: Path, tmp_path: Pa
         row = json.loads(line)
         told = [score([[*row["messages"], {"role": "assistant", "content": each["content"]}]])[0].score for each in row["responses"]]
         assert [each["score"] for each in row["responses"]] == pytest.approx(told, abs=1e-4) and told[0] > told[1]
+
+
+def test_judges_are_those_of_the_recipe(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def short(record, text):\n    return float(len(text) < record['most'])\n")
+    judging = Judging(verify=False, verifier=f"{tmp_path}/mine.py:short", judge_model=str(folder / "calm" / "rpo-1"))
+    found = judges(judging, torch.device("cpu"))
+    assert found.function and found.function({"most": 3}, "hi") == 1.0 and found.scorer is None and found.duel and not found.verify
+    prompt = prompt_of("p:1", {"prompt": "say sun then sea"})
+    margins = [found.duel(prompt, one, other) for one, other in (("sun sea", "hill"), ("hill", "sun sea"))]
+    assert margins == [None, None] or margins[0] == pytest.approx(-(margins[1] or 0.0), abs=1e-5)
+    before = identity(judging)
+    (tmp_path / "mine.py").write_text("def short(record, text):\n    return float(len(text) <= record['most'])\n")
+    assert identity(judging) != before  # answers are judged again when the verifier changes

@@ -24,7 +24,7 @@ def command(
     """Align a model: code SFT, general SFT with replay, DPO, rounds of RPO; each round draws answers of the model as it is, judges and
     compares them, lets good ones through a gate, learns, and is measured on held-out prompts.
 
-    The same command continues an interrupted run. `amaru plan align nemotron-4-340b` tells what it takes at full size.
+    The same command continues an interrupted run. What it takes at full size: amaru plan align nemotron-4-340b --devices 768xH100-80GB
     """
     from amaru.cli.settings import build_recipe, print_forecast
     from amaru.recipes.align import align
