@@ -144,7 +144,7 @@ def test_files_come_back_with_scores_as_computed(folder: Path, trained: Path, tm
     assert first["chosen_reward"] > first["rejected_reward"] and first["chosen_attributes"]["helpfulness"] > 3 and found["answers"] == 120
     words = ["reward", "score", trained, "--data", data, "--out", tmp_path / "other.jsonl", "--weights", "verbosity=-2", *kept]
     assert run(capsys, *words, code=1)[0]["mean"] == pytest.approx(sum(-2 * row["attributes"]["verbosity"] for row in rows) / 5)
-    words = ["reward", "score", trained, "--data", tmp_path / "out.jsonl", "--out", tmp_path / "twice.jsonl"]
+    words = ["reward", "score", trained, "--data", tmp_path / "out.jsonl", "--out", tmp_path / "twice.jsonl", *kept]
     assert main([*map(str, words)]) == 2 and "has a field 'attributes' already" in capsys.readouterr().err
 
 
