@@ -1,4 +1,4 @@
-"""Every kernel started once through its op's wrapper, at the widths of Nemotron-H 8B; on any device, meta too."""
+"""Every kernel started through its op's wrapper, at the widths of Nemotron-H 8B (Hymba 1.5B for its own); on any device, meta too."""
 
 import math
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from amaru.ops.paged_attention import triton as attention_on_gpu
 from amaru.ops.quantised_linear import triton as codes_on_gpu
 from amaru.ops.rms_norm import triton as norm_on_gpu
 from amaru.ops.rotary import triton as rotary_on_gpu
+from amaru.ops.selective_scan import triton as selective_on_gpu
 from amaru.ops.squared_relu import triton as relu_on_gpu
 from amaru.ops.ssd import triton as ssd_on_gpu
 
@@ -92,6 +93,13 @@ def weights_of_8_bits() -> None:
         codes_on_gpu.quantised_linear(torch.zeros(rows, HIDDEN, dtype=BF16), codes, scales)
 
 
+def selective() -> None:
+    inner, state = 3200, 16
+    x, B, C = learning(TOKENS, inner), learning(TOKENS, state), learning(TOKENS, state)
+    dt, A, D = (learning(*shape, dtype=torch.float32) for shape in ((TOKENS, inner), (inner, state), (inner,)))
+    both_ways(selective_on_gpu.selective_scan(x, dt, A, B, C, D, cu_seqlens=bounds(TOKENS))[0])
+
+
 LAUNCHES: dict[str, Callable[[], None]] = {
     "mamba2_step": step,
     "ssd": scan,
@@ -101,4 +109,5 @@ LAUNCHES: dict[str, Callable[[], None]] = {
     "pages": pages,
     "cross_entropy": losses,
     "quantised_linear": weights_of_8_bits,
+    "selective_scan": selective,
 }

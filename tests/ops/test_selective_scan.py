@@ -18,6 +18,7 @@ CASES = {
     "130 tokens, odd channels and state": (37, 5, [130]),
     "more channels than a task": (150, 3, [9, 70]),
     "tiny and empty documents": (21, 7, [2, 1, 0, 1, 70, 2]),
+    "few channels and an empty document": (5, 2, [2, 0, 9]),
     "decoding": (35, 24, [1, 1, 1]),
 }
 BACKENDS = {"chunked": chunked.selective_scan, "native": native.selective_scan}

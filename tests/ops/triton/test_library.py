@@ -29,7 +29,7 @@ def test_what_was_asked_for_in_inference_may_be_kept_for_a_backward_pass():
 
 def test_cpu_tensors_are_refused_with_a_reason():
     rows = [row for row in explain() if row.backend == "triton"]
-    assert len(rows) == 11 and all(row.state == "refused" for row in rows)
+    assert len(rows) == 12 and all(row.state == "refused" for row in rows)
     assert all("CUDA" in row.reason for row in rows)
 
 

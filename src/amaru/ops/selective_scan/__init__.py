@@ -8,7 +8,8 @@ from amaru.ops.arguments import expect_shape, sequence_lengths
 from amaru.ops.backends import Backend, Op
 from amaru.ops.exactness import unless_exact
 from amaru.ops.native import lacks
-from amaru.ops.selective_scan import chunked, native, reference
+from amaru.ops.selective_scan import chunked, native, reference, triton
+from amaru.ops.triton import lacks as lacks_triton
 
 
 def selective_scan(
@@ -64,6 +65,7 @@ SELECTIVE_SCAN = Op(
     "selective_scan",
     _sample,
     Backend("native", native.selective_scan, native.refuses, lacks),
+    Backend("triton", triton.selective_scan, triton.refuses, lacks_triton),
     Backend("chunked", chunked.selective_scan, unless_exact),
     Backend("reference", reference.selective_scan),
 )
