@@ -9,7 +9,7 @@ import pytest
 from amaru.cli.main import VERBS, load
 
 README = Path(__file__).parents[2] / "README.md"
-PAGES = [README, *sorted((README.parent / "docs").glob("*.md"))]
+PAGES = [README, *sorted((README.parent / "docs").rglob("*.md"))]
 COMMANDS = [
     re.split(r"\s{2,}#", command)[0]
     for page in PAGES

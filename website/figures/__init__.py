@@ -1,0 +1,16 @@
+"""The drawings of docs/concepts, each computed from a formula or from amaru's own counts; `python -m website.figures` writes them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from website.figures import cache, gap, groups, mask, shapes, tied
+
+CONCEPTS = Path(__file__).parents[2] / "docs" / "concepts"
+DRAWINGS: dict[str, Callable[[], str]] = {
+    "hybrids": cache.draw,
+    "group_aware_pruning": groups.draw,
+    "minipuzzle": shapes.draw,
+    "meta_tokens": mask.draw,
+    "tied_adapters": tied.draw,
+    "rpo": gap.draw,
+}
