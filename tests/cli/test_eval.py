@@ -116,3 +116,6 @@ def test_text_or_tasks_but_not_both_and_not_neither(checkpoint: Path, text: Path
     assert main(["eval", str(checkpoint), "--data", str(text), "--tasks", "recall"]) == 2
     assert main(["eval", str(checkpoint), "--tasks", "arc"]) == 2
     assert "made here are: passkey" in capsys.readouterr().err
+    words = ["--tasks", "copy", "--tasks", "recall", "--lengths", "16,8k", "--cache", str(text.parent / "kept.sqlite")]
+    assert main(["eval", str(checkpoint), *words]) == 2
+    assert "8000 tokens of recall need 2000 different keys" in (told := capsys.readouterr().err) and "items" not in told

@@ -54,6 +54,11 @@ class RecallTask:
     def __len__(self) -> int:
         return len(self.lengths) * self.samples
 
+    def require(self, tokenizer: Tokenizer) -> None:
+        """Raises `ConfigError` where the vocabulary has too few keys for the longest sequence, before anything is measured."""
+        make, _ = SEQUENCES[self.name]
+        make(Random(0), ordinary(tokenizer)[: self.alphabet], max(self.lengths))
+
     def judge(self, subject: Subject, wanted: Sequence[int]) -> Iterator[tuple[int, Judged]]:
         ids = ordinary(subject.tokenizer)[: self.alphabet]
         make, step = SEQUENCES[self.name]

@@ -119,6 +119,9 @@ def _beyond(checkpoint: Path, tasks: list[Task]) -> str | None:
 
 def _results(recipe: TasksRecipe, checkpoint: Path, tasks: list[Task], store: Store | None, follow: Follow) -> list[Result]:
     subject = subject_of(checkpoint, chat=recipe.chat, memory=recipe.memory)
+    for task in tasks:
+        if isinstance(task, RecallTask):
+            task.require(subject.tokenizer)
     return [
         measure(
             task,
