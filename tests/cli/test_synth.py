@@ -7,10 +7,14 @@ from contextlib import contextmanager
 
 import pytest
 import yaml
+from rich.console import Console
 from tests.synth.misbehaving import Misbehaving
 from tests.synth.recipes import FIVE_STEPS
 
 from amaru.cli.main import main
+from amaru.cli.synth_live import drawn
+from amaru.synth.budget import Usage
+from amaru.synth.progress import Now, StepNow
 from amaru.synth.prompt import our_prompts
 
 
@@ -91,6 +95,21 @@ def test_a_graph_names_every_step(tmp_path, capsys):
     assert main(["synth", "graph", recipe_file(tmp_path, "http://x")]) == 0
     out = capsys.readouterr().out
     assert out.startswith("graph LR\n") and "topics --> questions" in out and out.count("-->") == 4
+
+
+def test_the_live_table_says_what_is_known(capsys):
+    steps = (StepNow("topics", "list", 20, 20, 200, 0, 0, 0), StepNow("questions", "list", 200, 120, 1100, 3, 4, 2))
+    Console(width=120).print(drawn(Now(steps, 41.2, 140, 3, Usage(140, 1000, 22000, 0.25), 754)))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "questions" in said and "120 200 1,100 95 % 2" in said
+    assert "140 calls, 41.2 a second, pushed back 3 times, 23,000 tokens so far, cost so far 0.2500, about 13 min left" in said
+
+
+def test_several_processes_are_a_flag(tmp_path, capsys):
+    with served() as server:
+        code, told, _ = synth(capsys, "run", recipe_file(tmp_path, server.url), "--out", str(tmp_path / "out"), "--workers", "1")
+        assert (code, told["workers"], told["lost_workers"], server.requests) == (0, 1, [], 45)
+        assert len(set(server.seen)) == 45
 
 
 def test_a_recipe_that_is_not_there_is_told_with_those_that_are(capsys):

@@ -132,6 +132,8 @@ def _print_run(result: Mapping[str, Any], console: Console) -> None:
         dropped, failed = sum(step["dropped"].values()), sum(step["failed"].values())
         grid.add_row(name, *(f"{value:,}" for value in (step["taken"], step["rows"], step["kept_from_before"], dropped, failed)))
     console.print(grid)
+    if lost := result["lost_workers"]:
+        console.print(f"  of {result['workers']} workers were lost, and others took their rows: {'; '.join(lost)}")
     for name, step in result["steps"].items():
         for what in ("dropped", "failed"):
             for reason, count in step[what].items():

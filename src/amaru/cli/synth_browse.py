@@ -21,8 +21,8 @@ def browse(
     from amaru.synth.session import STORE, opened
     from amaru.synth.store import Store
 
-    bound = opened(out)
-    with Store(out / STORE, reading=True) as store, Browser(bound, store, rows_page(f"Synthetic data: {out.resolve().name}"), port) as browser:
+    bound, page = opened(out), rows_page(f"Synthetic data: {out.resolve().name}")
+    with Store(out / STORE, reading=True) as store, Browser(bound, store, page, port) as browser:
         emit({"url": browser.url}, json=json, people=lambda result, console: console.print(f"{result['url']}  (Ctrl-C ends)"))
         with suppress(KeyboardInterrupt):
             signal.pause()

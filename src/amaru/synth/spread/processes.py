@@ -5,10 +5,12 @@
 
 import asyncio
 import json
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
+from typing import IO
 
 from amaru.synth.spread.line import Message
 from amaru.synth.spread.worker import Worker
@@ -44,11 +46,21 @@ class Pipes:
         await self.process.wait()
 
 
+def kept_apart() -> tuple[IO[bytes], IO[bytes]]:
+    """The pipes to the process that started this one. What a function of the recipe prints goes to stderr, and it has nothing to read."""
+    pipes = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return pipes
+
+
 async def work() -> None:
-    loop = asyncio.get_running_loop()
+    loop, (incoming, outgoing) = asyncio.get_running_loop(), kept_apart()
     reader = asyncio.StreamReader(limit=LONGEST)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sys.stdout)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), incoming)
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, outgoing)
     writer = asyncio.StreamWriter(transport, protocol, None, loop)
 
     async def send(message: Message) -> None:
