@@ -65,7 +65,7 @@ def write_run(directory: Path, changes: dict[str, float], left_out: tuple[str, .
 def test_all_hold_where_every_difference_is_there(tmp_path: Path) -> None:
     found = verdict(CLAIMS["alignment"], write_run(tmp_path, {}))
     assert [each["verdict"] for each in found["claims"]] == ["holds"] * 4 and found["verdict"] == "holds" and not found["missing"]
-    assert "From fine-tuned to the last round +13.0 (+13.0 to +13.0) points; the most is gained by rpo-1." in found["sentence"]
+    assert "to the last round +13.0 (+13.0 to +13.0) points, rpo-1 beside the best other +7.0 (+7.0 to +7.0)." in found["sentence"]
     page = write_report(tmp_path).read_text()
     assert "arm-rpo-noisy" in page and "Pairs that a reward model ranks right" in page
 

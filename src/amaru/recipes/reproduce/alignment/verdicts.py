@@ -10,6 +10,7 @@ from amaru.recipes.reproduce.intervals import interval
 from amaru.recipes.reproduce.judging import HOLDS, NOT, PART, UNDECIDED, UNFINISHED, Bounds, Found, finding
 
 Seeds = Sequence[Mapping[str, Mapping[str, Any]]]  # for each seed its records, by the name of the cell
+FIRST = ROUNDS[1]  # of RPO
 Verdict = Callable[[Seeds, AlignmentClaims], Found]
 
 
@@ -22,11 +23,11 @@ def stages(seeds: Seeds, recipe: AlignmentClaims) -> Found:
     whole = _less(passed[ROUNDS[-1]], passed[SFT])
     if interval(whole) is None:
         return finding(claim, UNFINISHED, "Unfinished: fewer than two seeds have all stages.", passed=passed)
-    most = max(gains, key=lambda name: mean(gains[name]))
-    verdict = _both(_above(whole), HOLDS if most == "rpo-1" else NOT)
+    others = [max(each) for each in zip(*(values for name, values in gains.items() if name != FIRST), strict=True)]
+    lead = _less(gains[FIRST], others)
     told = ", ".join(f"{name} {mean(values):.1%}" for name, values in passed.items())
-    sentence = f"Passed on average: {told}. From {SFT} to the last round {_told(whole)} points; the most is gained by {most}."
-    return finding(claim, verdict, sentence, passed=passed, gains=gains)
+    sentence = f"Passed on average: {told}. From {SFT} to the last round {_told(whole)} points, {FIRST} beside the best other {_told(lead)}."
+    return finding(claim, _both(_above(whole), _above(lead)), sentence, passed=passed, gains=gains)
 
 
 def losses(seeds: Seeds, recipe: AlignmentClaims) -> Found:
