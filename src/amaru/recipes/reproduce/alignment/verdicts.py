@@ -26,7 +26,7 @@ def stages(seeds: Seeds, recipe: AlignmentClaims) -> Found:
     others = [max(each) for each in zip(*(values for name, values in gains.items() if name != FIRST), strict=True)]
     lead = _less(gains[FIRST], others)
     told = ", ".join(f"{name} {mean(values):.1%}" for name, values in passed.items())
-    sentence = f"Passed on average: {told}. From {SFT} to the last round {_told(whole)} points, {FIRST} beside the best other {_told(lead)}."
+    sentence = f"Passed: {told}. From {SFT} to the last round {_told(whole)} points, {FIRST} beside the best other {_told(lead)}."
     return finding(claim, _both(_above(whole), _above(lead)), sentence, passed=passed, gains=gains)
 
 
