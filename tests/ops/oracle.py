@@ -16,7 +16,7 @@ def with_gradients(function: Callable[..., Sequence[Tensor | None] | Tensor], te
     outputs = [result] if isinstance(result, Tensor) else [output for output in result if output is not None]
     generator = torch.Generator().manual_seed(seed)
     # Drawn as bfloat16 numbers, so that every dtype sees the same cotangents.
-    cotangents = [torch.randn(output.shape, generator=generator).bfloat16().to(output.dtype) for output in outputs]
+    cotangents = [torch.randn(output.shape, generator=generator).bfloat16().to(output) for output in outputs]
     return [output.detach() for output in outputs] + list(
         torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True, materialize_grads=True)
     )

@@ -16,7 +16,7 @@ def test_it_is_the_window_and_leaves_its_states(case, dtype):
     assert_near(run(triton.causal_conv1d, cu_seqlens)(*there(tensors)), run(reference.causal_conv1d, cu_seqlens)(*double(tensors)), dtype)
 
 
-@pytest.mark.parametrize("activate", [True, False])
+@pytest.mark.parametrize("activate", [True, pytest.param(False, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("case", every(CASES, "shorter than the taps"))
 def test_gradients_equal_the_window(case, activate):
     (x, weight, bias, _), cu_seqlens = arguments(case)

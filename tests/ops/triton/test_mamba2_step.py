@@ -11,7 +11,7 @@ from amaru.ops.mamba2_step import triton
 
 
 @pytest.mark.parametrize("limit", [(0.1, 0.5), pytest.param((0.0, math.inf), marks=pytest.mark.soak)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("shape", every(SHAPES, "one group"))
 def test_it_is_what_it_fuses(shape, dtype, limit):
     given, held = arguments(shape, dtype), weights(shape, limit)
@@ -29,7 +29,7 @@ def test_states_in_bfloat16_are_rounded_once():
     assert_near([y, found[1][USED], found[2][USED]], in_double(given, held), torch.bfloat16)
 
 
-@pytest.mark.parametrize("lengths", [[3, 0, 1, 2], pytest.param([1, 2, 7, 5], marks=pytest.mark.soak)])
+@pytest.mark.parametrize("lengths", [[2, 0, 1, 1], pytest.param([1, 2, 7, 5], marks=pytest.mark.soak)])
 def test_tokens_together_are_to_the_bit_what_they_are_one_by_one(lengths):
     held = there(weights("two taps"))
     _, *pools, slots, fresh = there(arguments("two taps", torch.bfloat16))

@@ -17,7 +17,9 @@ from amaru.ops.paged_attention.narrow import widened
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
     """The interpreter runs them one after the other."""
-    monkeypatch.setattr(triton, "PROGRAMS", 512 if DEVICE.type == "cuda" else 24)
+    if DEVICE.type == "cpu":
+        monkeypatch.setattr(triton, "PROGRAMS", 16)
+        monkeypatch.setattr(triton, "QUERIES", 16)
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -30,7 +32,7 @@ SIGHTS = [(37, 3), *(pytest.param(*sight, marks=pytest.mark.soak) for sight in [
 @pytest.mark.parametrize("new", [[1, 1, 1, 1], [1, 3, 1, 7]])
 def test_pages_are_read_in_place(name, window, sinks, dtype, new):
     dtype = DTYPES[dtype]
-    given, asked, (keys, values) = arguments(name, [1, 9, 47, 61], new, dtype)
+    given, asked, (keys, values) = arguments(name, [1, 9, 18, 41], new, dtype)
     seen = {"scale": 0.3, "window": window, "sinks": sinks}
     where = {"cu_seqlens": asked["cu_seqlens"], "lengths": there(asked["lengths"])}
     found = triton.paged_attention(*there(given), **where, **seen)
