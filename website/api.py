@@ -44,7 +44,7 @@ def _fenced(text: str) -> str:
 
 def _escaped(text: str) -> str:
     pieces = re.split(r"(`[^`]*`)", text)
-    return "".join(piece if piece.startswith("`") else re.sub(r"([\[\]*_<>|#])", r"\\\1", piece) for piece in pieces)
+    return "".join(piece if piece.startswith("`") else re.sub(r"([\[\]*_#])", r"\\\1", piece).replace("<", "&lt;") for piece in pieces)
 
 
 def _entry(name: str, home: str, found: Definition | Alias, level: int = 2) -> Iterator[str]:
@@ -58,13 +58,13 @@ def _entry(name: str, home: str, found: Definition | Alias, level: int = 2) -> I
 
 
 def _module_entry(name: str, home: str, tree: ast.Module) -> Iterator[str]:
-    """A name that a package exports and that is a module itself: an op, beside its backends."""
+    """A name that a package exports and that is a module itself: an op beside its backends, by the function of its name if it has one."""
     yield f"## {_escaped(name)}"
-    yield f"`from {home.rpartition('.')[0]} import {name}`"
+    yield f"`from {home} import {name}`" if name in {found.name for found in _public(tree)} else f"`import {home}`"
     yield prose(ast.get_docstring(tree))
     for found in _public(tree):
         if ast.get_docstring(found):
-            yield from _entry(found.name, home, found, 3)
+            yield from list(_entry(found.name, home, found, 3))[found.name == name :]
 
 
 def signature(found: Definition | Alias) -> str:

@@ -22,8 +22,8 @@ def test_a_package_shows_all_that_it_exports() -> None:
 
 
 def test_docstrings_keep_what_was_laid_out_and_lose_no_character() -> None:
-    text = "Of x [T], *not* bold_face.\n\n>>> f(x)\n\nname   what it is\nlonger   more\n\nThe `a[b]_c` end."
-    flowing = r"Of x \[T\], \*not\* bold\_face."
+    text = "Of x [T], *not* bold_face <= 1.\n\n>>> f(x)\n\nname   what it is\nlonger   more\n\nThe `a[b]_c` end."
+    flowing = r"Of x \[T\], \*not\* bold\_face &lt;= 1."
     assert api.prose(text) == f"{flowing}\n\n```pycon\n>>> f(x)\n```\n\n```text\nname   what it is\nlonger   more\n```\n\nThe `a[b]_c` end."
 
 
