@@ -21,6 +21,11 @@ def test_a_package_shows_all_that_it_exports() -> None:
     assert "\n### matching\n" not in page and "- `amaru.compress.surgery`: " in page
 
 
+def test_every_package_that_a_program_may_import_has_a_page() -> None:
+    packages = {path.name for path in (api.SOURCE / "amaru").iterdir() if (path / "__init__.py").exists()}
+    assert {*api.PACKAGES} - {"errors"} == packages - {"cli", "recipes", "report"}
+
+
 def test_docstrings_keep_what_was_laid_out_and_lose_no_character() -> None:
     text = "Of x [T], *not* bold_face <= 1.\n\n>>> f(x)\n\nname   what it is\nlonger   more\n\nThe `a[b]_c` end."
     flowing = r"Of x \[T\], \*not\* bold\_face &lt;= 1."
