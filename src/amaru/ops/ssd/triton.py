@@ -10,7 +10,7 @@ from amaru.ops.exactness import unless_exact
 from amaru.ops.native import short, token_rows
 from amaru.ops.triton import blocks, boundaries, kernels, launch, operands, power_of_two, refusal
 
-CHUNK = 64  # tokens
+CHUNK, WIDE_CHUNK = 64, 16  # tokens; of float32, whose products take no matrix units, more would not fit into registers
 HELD = 8192  # numbers of a state that a program holds while it goes through a sequence: 64 channels of 128, 32 of 256
 WARPS = 8  # of four, registers are spilled
 WIDEST, WIDEST_LEARNING = 256, 128  # channels and state: one chunk's backward takes all of a head at once
@@ -87,14 +87,14 @@ class _SSD(torch.autograd.Function):
         *laid_out, initial, bounds = ctx.saved_tensors
         x, dt, A, B, C, _ = laid_out
         (tokens, heads, channels), sequences = x.shape, len(bounds) - 1
-        states, dstates = x.new_empty(2, tokens // CHUNK + sequences, heads, channels, B.shape[2]).unbind()
+        states, dstates = x.new_empty(2, tokens // _chunk(x) + sequences, heads, channels, B.shape[2]).unbind()
         dy = x.new_zeros(x.shape) if dy is None else dy.contiguous()
         dfinal = None if dfinal is None else dfinal.contiguous()
         dinitial = None if initial is None else torch.empty_like(initial)
         _scan(laid_out, initial, bounds, None, None, states)
         given = dt, A, C, bounds, dy, dfinal, dstates, dinitial, C.stride(0)
         launch(kernels("ssd").chain, _chains(x, B, sequences), *given, **_shape(x, B), **_in_blocks(x, B))
-        pieces = blocks(ctx.cu_seqlens, CHUNK, x.device)
+        pieces = blocks(ctx.cu_seqlens, _chunk(x), x.device)
         between, strides = (pieces, bounds, states, dstates, dy), (x.stride(0), B.stride(0), C.stride(0))
         dx, ddt, dB, dC = x.new_empty(x.shape), torch.empty_like(dt), B.new_empty(B.shape), C.new_empty(C.shape)
         dA, dD = dt.new_empty(2, len(pieces), heads).unbind()
@@ -130,5 +130,10 @@ def _in_blocks(x: Tensor, B: Tensor) -> dict[str, int]:
 
 def _shape(x: Tensor, B: Tensor) -> dict[str, Any]:
     (_, heads, channels), (groups, state) = x.shape, B.shape[1:]
-    sizes = {"HEADS": heads, "CHANNELS": channels, "GROUPS": groups, "STATE": state, "CHUNK": CHUNK}
-    return sizes | {"STATE_BLOCK": power_of_two(state, LEAST)} | operands(x.dtype)
+    sizes = {"HEADS": heads, "CHANNELS": channels, "GROUPS": groups, "STATE": state, "CHUNK": _chunk(x)}
+    stages = 3 if x.dtype is torch.bfloat16 else 1
+    return sizes | {"STATE_BLOCK": power_of_two(state, LEAST), "num_stages": stages} | operands(x.dtype)
+
+
+def _chunk(x: Tensor) -> int:
+    return CHUNK if x.dtype is torch.bfloat16 else WIDE_CHUNK
