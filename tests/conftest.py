@@ -1,6 +1,12 @@
 """What every test starts with."""
 
+import os
+
 import pytest
+import torch
+
+if not torch.cuda.is_available():  # kernels for a GPU run in Triton's interpreter, on the CPU; read when triton itself is first imported
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)
