@@ -16,6 +16,7 @@ from amaru.cli.synth_live import drawn
 from amaru.synth.budget import Usage
 from amaru.synth.progress import Now, StepNow
 from amaru.synth.prompt import our_prompts
+from amaru.synth.store import Store
 
 
 @contextmanager
@@ -82,6 +83,29 @@ def test_rows_that_failed_are_a_finding(tmp_path, capsys):
         assert told["steps"]["questions"]["failed"] == {"status 400: no": 2}
     code, facts, err = synth(capsys, "export", file, "--out", out, "--to", str(tmp_path / "data.jsonl"))
     assert code == 1 and facts["failed"] and "not in the file" in err
+
+
+def test_plan_and_export_look_on_while_a_run_works_and_make_nothing_where_none_was(tmp_path, capsys):
+    with served() as server:
+        file, out = recipe_file(tmp_path, server.url), tmp_path / "out"
+        assert synth(capsys, "run", file, "--out", str(out))[0] == 0
+    with Store(out / "store.sqlite"):  # as a run holds it
+        assert synth(capsys, "plan", file, "--out", str(out))[1]["steps"][0]["measured"] == 1
+        assert synth(capsys, "export", file, "--out", str(out), "--to", str(tmp_path / "data.jsonl"))[0] == 0
+    code, _, err = synth(capsys, "export", file, "--out", str(tmp_path / "none"), "--to", str(tmp_path / "none.jsonl"))
+    assert code == 2 and "none holds no synthetic data" in err and not (tmp_path / "none").exists()
+
+
+def test_what_is_given_wrongly_is_told_before_anything_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("WRITER_KEY", raising=False)
+    file, out = recipe_file(tmp_path, "http://127.0.0.1:1/v1"), tmp_path / "out"
+    for words, told in (
+        (["--rows", "topics"], "STEP=FILE; got 'topics'"),
+        (["--set", "models.writer.key=sk-secret"], "no name of an environment variable"),
+        (["--set", "models.writer.key=WRITER_KEY"], "WRITER_KEY, which holds the key"),
+    ):
+        code, _, err = synth(capsys, "run", file, "--out", str(out), *words)
+        assert code == 2 and told in err and "secret" not in err and not out.exists()
 
 
 def test_a_budget_that_is_used_up_is_one_sentence(tmp_path, capsys):

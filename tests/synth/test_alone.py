@@ -40,6 +40,14 @@ def test_steps_on_the_command_line(tmp_path, capsys):
     assert "--url and --model together" in capsys.readouterr().err
 
 
+def test_a_step_that_makes_nothing_tells_why(tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"n": 1}\n{"m": 1}\n')
+    words = ["synth", "step", "filter", "where=n > 1", "--rows", str(tmp_path / "rows.jsonl")]
+    assert main([*words, "--out", str(tmp_path / "out"), "--to", str(tmp_path / "to.jsonl")]) == 1
+    said = capsys.readouterr().err
+    assert "1: 'n > 1' cannot be computed" in said and "1: not: n > 1" in said and not (tmp_path / "to.jsonl").exists()
+
+
 def step(directory, capsys, kind, *words):
     to = directory / f"{kind}.jsonl"
     where = ["--rows", str(directory / "answers.jsonl"), "--out", str(directory / kind), "--to", str(to)]

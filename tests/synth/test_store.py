@@ -58,6 +58,23 @@ def test_a_file_that_is_something_else_is_refused(tmp_path):
         pass
 
 
+def test_what_cannot_be_written_is_told_and_the_next_is_written(tmp_path):
+    async def body(store):
+        with pytest.raises(UnicodeEncodeError):
+            await store.keep(call(0), "step", Answer("half a letter: \ud83d", "stop", Usage()), 0.1)
+        await store.keep(call(1), "step", Answer("yes", "stop", Usage()), 0.1)
+
+    with Store(tmp_path / "s") as store:
+        asyncio.run(asyncio.wait_for(body(store), 10))
+        assert store.answer(call(0).key) is None and store.answer(call(1).key)
+
+
+def test_who_looks_on_makes_nothing(tmp_path):
+    with pytest.raises(ArtifactError, match="holds no synthetic data"), Store(tmp_path / "none" / "s", reading=True):
+        pass
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_write_that_fails_is_told_to_all_who_wait(tmp_path):
     async def body(store):
         with sqlite3.connect(tmp_path / "s") as other:

@@ -63,6 +63,11 @@ def test_more_items_than_asked_are_cut_to_the_first():
     assert read_list(answer('["a", "b", "c"]'), 2) == ["a", "b"]
 
 
+def test_half_a_letter_in_json_is_the_sign_for_a_lost_one():
+    assert read_list(answer(r'{"items": ["a\ud83d", "\ud83d\ude00"]}'), 2) == ["a\ufffd", "\U0001f600"]
+    assert read_object(answer(r'{"score": 1, "why": "\udc00"}'), SCORE) == {"score": 1, "why": "\ufffd"}
+
+
 SCORE = {
     "type": "object",
     "properties": {"score": {"type": "integer", "minimum": 0, "maximum": 4}, "why": {"type": "string"}},

@@ -62,7 +62,7 @@ def plan(
 
     bound = _bound(recipe, set_, rows)
     if out and (out / STORE).exists():
-        with Store(out / STORE) as store:
+        with Store(out / STORE, reading=True) as store:
             steps = forecast(bound, store)
     else:
         steps = forecast(bound)
@@ -97,7 +97,7 @@ def export(
     from amaru.synth.session import STORE
     from amaru.synth.store import Store
 
-    with Store(out / STORE) as store:
+    with Store(out / STORE, reading=True) as store:
         facts = exporting.export(_bound(recipe, set_, rows), store, to)
     emit(facts, json=json, people=lambda result, console: console.print(f"{result['rows']:,} rows in {result['file']}, {result['card']}"))
     if facts["unfinished"] or facts["failed"]:
@@ -110,9 +110,12 @@ commands = {"run": run, "plan": plan, "graph": graph, "export": export, "step": 
 
 def _bound(recipe: Path, settings: list[str] | None, rows: list[str] | None) -> Any:
     from amaru.cli.settings import build_recipe
+    from amaru.errors import ConfigError
     from amaru.synth.recipe import Bound, SynthRecipe, find_recipe
 
     file = find_recipe(recipe)
+    if wrong := [each for each in rows or () if not all(each.partition("="))]:
+        raise ConfigError(f"--rows is given as STEP=FILE; got '{wrong[0]}'.")
     files = {name: Path(given) for name, _, given in (each.partition("=") for each in rows or ())}
     return Bound(build_recipe(SynthRecipe, file, {}, settings or []).taking(files), file.parent)
 

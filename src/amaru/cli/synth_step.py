@@ -37,9 +37,13 @@ def step(
     bound = Bound(build(SynthRecipe, values, set_ or []), Path())
     with LiveTable() as live:
         result = session.run(bound, out, None, live.update)
+    failed = [f"{count:,}: {reason}" for tally in result["steps"].values() for reason, count in tally["failed"].items()]
+    if not list(result["steps"].values())[-1]["rows"]:
+        dropped = [f"{count:,}: {reason}" for tally in result["steps"].values() for reason, count in tally["dropped"].items()]
+        raise Finding(f"No row came of it ({'; '.join([*failed, *dropped])}), so {to} is not written; the same command tries again.")
     with Store(out / session.STORE) as store:
         facts = export.export(bound, store, to)
     emit(result | facts, json=json, people=lambda result, console: console.print(f"{result['rows']:,} rows in {result['file']}"))
-    if failed := [f"{count:,}: {reason}" for tally in result["steps"].values() for reason, count in tally["failed"].items()]:
+    if failed:
         raise Finding(f"Rows failed ({'; '.join(failed)}); the same command tries them again.")
 

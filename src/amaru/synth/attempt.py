@@ -43,7 +43,7 @@ async def post(http: httpx.AsyncClient, url: str, headers: dict[str, str], body:
     except httpx.TransportError as error:
         raise Broken(f"the connection broke ({type(error).__name__})") from None
     if response.status_code != 200:
-        raise _problem(url, response)
+        raise _problem(url, response, headers)
     try:
         answer = json.loads(response.content)
     except ValueError:
@@ -53,8 +53,11 @@ async def post(http: httpx.AsyncClient, url: str, headers: dict[str, str], body:
     return answer
 
 
-def _problem(url: str, response: httpx.Response) -> Exception:
-    status, said = response.status_code, " ".join(response.text.split())[:SHOWN]
+def _problem(url: str, response: httpx.Response, headers: dict[str, str]) -> Exception:
+    status, said = response.status_code, " ".join(response.text.split())
+    for value in headers.values():  # some servers say the key that they refuse, and reasons are kept
+        said = said.replace(value.removeprefix("Bearer "), "(the key)")
+    said = said[:SHOWN]
     wait = _seconds(response.headers.get("Retry-After"))
     if status == 429:
         return PushedBack("status 429", wait, busy=True)

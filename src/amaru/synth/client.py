@@ -8,14 +8,14 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 from amaru.config import fingerprint_bytes
-from amaru.errors import ConfigError
+from amaru.errors import ConfigError, EndpointError
 from amaru.synth.attempt import Broken, PushedBack, Refused, post
 from amaru.synth.budget import Budget, Price, Receipt, Usage
 from amaru.synth.call import Answer, Call
 from amaru.synth.connections import Connections, httpx
 from amaru.synth.endpoint import Endpoint
 from amaru.synth.limits import AdaptiveLimit
-from amaru.synth.structured import Unusable
+from amaru.synth.structured import Unusable, whole_letters
 
 T = TypeVar("T")
 Read = Callable[[Mapping[str, Any]], str]  # of a choice of the endpoint's answer what is kept
@@ -133,12 +133,14 @@ class Client:
                 answer = await self._post(endpoint, call, read, tried, most)
             except PushedBack as push:
                 self.refused += 1
+                if push.wait > endpoint.patience:
+                    raise EndpointError(_later(endpoint, push)) from None
                 limit.pushed_back(began, push.wait)
                 if not push.busy:
                     await self.store.lament(call, step, push.reason, Usage())
                 raise
-            except (Broken, Refused) as problem:
-                receipt.used = Usage(calls=1)
+            except (Broken, Refused) as problem:  # what a broken one cost nobody tells, so it counts as the most
+                receipt.used = most if isinstance(problem, Broken) else Usage(calls=1)
                 await self.store.lament(call, step, str(problem), receipt.used)
                 raise
             limit.succeeded()
@@ -194,10 +196,19 @@ def _answer(body: dict[str, Any], read: Read, price: Price, most: Usage) -> Answ
     """The first choice; an endpoint that tells no usage is taken to have used the most that was possible."""
     try:
         choice = body["choices"][0]
-        finish = choice.get("finish_reason") or "stop"
+        finish = str(choice.get("finish_reason") or "stop")
     except (KeyError, IndexError, TypeError, AttributeError):
         raise Broken("the body holds no choice") from None
-    content = read(choice)
-    told = body.get("usage") or {}
-    prompt, completion = told.get("prompt_tokens", most.prompt_tokens), told.get("completion_tokens", most.completion_tokens)
+    content = whole_letters(read(choice))
+    prompt, completion = (_told(body.get("usage"), name, getattr(most, name)) for name in ("prompt_tokens", "completion_tokens"))
     return Answer(content, finish, Usage(1, prompt, completion, price.of(prompt, completion)))
+
+
+def _told(usage: Any, name: str, most: int) -> int:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and value >= 0 else most
+
+
+def _later(endpoint: Endpoint, push: PushedBack) -> str:
+    asked = f"{endpoint.url} answers with {push.reason} and asks to wait {push.wait:,.0f} s, longer than its patience of"
+    return f"{asked} {endpoint.patience:,.0f} s. The same command goes on from here later; or give a larger patience."

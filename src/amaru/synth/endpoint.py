@@ -1,6 +1,7 @@
 """A model behind an OpenAI-compatible endpoint: where it is, how it is sampled, what it costs, and where its key is found."""
 
 import os
+import re
 from typing import Any
 
 from pydantic import Field
@@ -8,6 +9,8 @@ from pydantic import Field
 from amaru.config import Config
 from amaru.errors import ConfigError, EndpointError
 from amaru.synth.budget import Price
+
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 class Sampling(Config):
@@ -25,7 +28,7 @@ class Sampling(Config):
 class Endpoint(Config):
     """`Endpoint(url="http://localhost:8000/v1", model="small")`.
 
-    key          the environment variable that holds the API key; the key itself is never written anywhere
+    key          the environment variable, in capitals, that holds the API key; the key itself is never written anywhere
     system       the system prompt
     concurrency  most calls under way at once; fewer while the endpoint pushes back
     timeout      seconds after which a call is given up, from its first byte to the last of its answer
@@ -56,6 +59,8 @@ class Endpoint(Config):
             raise ConfigError(f"The url of an endpoint begins with http:// or https://; got '{self.url}'.")
         if "@" in self.url.split("//", 1)[1].split("/", 1)[0]:
             raise ConfigError("A url is written to files, so it holds no password; name an environment variable in 'key'.")
+        if self.key is not None and not VARIABLE.fullmatch(self.key):  # which is not repeated here: it may be the key itself
+            raise ConfigError(f"'key' of {self.url} is no name of an environment variable (capitals, digits, _), such as WRITER_KEY.")
 
     def headers(self) -> dict[str, str]:
         """Raises `EndpointError` when the variable that should hold the key is empty."""

@@ -53,6 +53,8 @@ def run(
     goes on from there.
     """
     directory = Path(directory)
+    for endpoint in bound.recipe.models.values():
+        endpoint.headers()  # a variable that is not set is told before anything is written
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with Store(directory / STORE) as store:
         if (directory / RUN).exists() and (kind := read_record(directory / RUN).get("kind")) != KIND:

@@ -82,7 +82,7 @@ class Store:
 
     def __enter__(self) -> "Store":
         if self.reading:
-            self._reader = self._connect()
+            self._reader = self._found()
             return self
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -254,7 +254,18 @@ class Store:
                     connection.execute(statement, values)
         except sqlite3.DatabaseError as error:
             return self._sentence(error)
+        except Exception as error:  # whatever else it is: those who wait are told, and the thread goes on
+            return error
         return None
+
+    def _found(self) -> sqlite3.Connection:
+        """A connection to what there is already."""
+        if not self.path.is_file():
+            raise ArtifactError(f"{self.path.parent} holds no synthetic data; give what was the --out of amaru synth run.")
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            raise self._sentence(error) from None
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)

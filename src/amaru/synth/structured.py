@@ -20,6 +20,17 @@ class Unusable(Exception):
     """An answer that will not do, and why."""
 
 
+def whole_letters(value: Any) -> Any:
+    """`whole_letters(["a\\ud83d"]) == ["a\\ufffd"]`: half a letter, which JSON can say and no file can hold, is the sign for a lost one."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [whole_letters(each) for each in value]
+    if isinstance(value, dict):
+        return {whole_letters(name): whole_letters(each) for name, each in value.items()}
+    return value
+
+
 def whole_text(answer: Answer) -> str:
     """`whole_text(Answer(" Paris. ", "stop", usage)) == "Paris."`; raises `Unusable` for one that is empty or was cut off."""
     if answer.finish not in ("stop", "eos", "end_turn"):
@@ -84,7 +95,7 @@ def _values(text: str) -> Iterator[Any]:
         while (start := _bracket(part, start)) >= 0:
             end, value = _decoded(part, start)
             if end:
-                yield value
+                yield whole_letters(value)
             start = end or start + 1
 
 
