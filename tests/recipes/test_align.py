@@ -1,6 +1,8 @@
 """Fine-tuning, rounds of preferences and of a teacher's answers in one run, as people type it; and what is refused."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,12 @@ from tests.recipes.test_interrupted import killed_until_done
 from amaru.align.rounds.prompts import prompt_of
 from amaru.cli.main import main
 from amaru.cli.settings import build_recipe
+from amaru.errors import ConfigError
 from amaru.models.checkpoint import fingerprint
 from amaru.models.reward import scorer
 from amaru.models.reward.checkpoint import save
 from amaru.recipes.align import align
+from amaru.recipes.alignment.named import check_named
 from amaru.recipes.alignment.preferring import identity, judges
 from amaru.recipes.alignment.settings import AlignRecipe, Judging
 from amaru.recipes.run import Run
@@ -179,6 +183,37 @@ def test_what_is_refused(folder: Path, capsys: pytest.CaptureFixture, words: lis
     write_rows(folder / "free.jsonl", [{"prompt": "say what you like"}])
     _, said = aligned(capsys, folder / "recipe.yaml", *(word.format(folder) for word in words), "--dry-run", code=2)
     assert sentence in said
+
+
+@pytest.mark.parametrize(
+    "place, changes, sentence",
+    [
+        (0, {"judging": {"reward_model": "nowhere"}}, "Round rpo: .*nowhere"),
+        (0, {"judging": {"reward_model": "{}/start"}}, "Round rpo: .*is no reward model"),
+        (0, {"judging": {"judge_model": "nowhere"}}, "Round rpo: There is no checkpoint directory nowhere"),
+        (0, {"judging": {"verifier": "nowhere.py:passes"}}, "Round rpo: There is no verifier nowhere.py:passes"),
+        (0, {"others": ["nowhere"]}, "Round rpo: There is no checkpoint directory nowhere"),
+        (1, {"teacher": "nowhere"}, "Round taught: There is no checkpoint directory nowhere"),
+    ],
+)
+def test_what_a_later_round_needs_is_missed_at_once(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, place: int, changes: dict, sentence: str
+) -> None:
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["rounds"][place] |= json.loads(json.dumps(changes).replace("{}/", f"{folder}/"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for words in (["--dry-run"], ["--out", tmp_path / "run"]):
+        _, said = aligned(capsys, tmp_path / "recipe.yaml", *words, code=2)
+        assert re.search(sentence, " ".join(said.split()))
+    assert not (tmp_path / "run" / "sft").exists()
+
+
+def test_a_model_that_the_run_itself_makes_may_be_named(folder: Path) -> None:
+    recipe = build_recipe(AlignRecipe, folder / "recipe.yaml", {}, [])
+    first = replace(recipe.rounds[0], others=(str(folder / "run" / "sft" / "general"),))  # type: ignore[call-arg]
+    check_named(replace(recipe, rounds=(first,)), folder / "run")
+    with pytest.raises(ConfigError, match="no checkpoint directory"):
+        check_named(replace(recipe, rounds=(first,)), folder / "other")
 
 
 def test_a_gate_that_nothing_passes_says_what_became_of_the_prompts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -13,6 +13,7 @@ from amaru.data.chat import Template
 from amaru.data.templates import template_of
 from amaru.recipes.alignment.answers import Voice
 from amaru.recipes.alignment.apart import Prompts, prompts_of
+from amaru.recipes.alignment.named import check_named
 from amaru.recipes.alignment.on_policy import distilled
 from amaru.recipes.alignment.one import One
 from amaru.recipes.alignment.passing import passing
@@ -27,6 +28,7 @@ SFT = "sft"  # the run directory of fine-tuning, within this one
 
 def align(recipe: AlignRecipe, run: Run) -> dict[str, Any]:
     """Every stage that is not finished yet; returns the last checkpoint, and what every model passes of the held-out prompts."""
+    check_named(recipe, run.directory)
     prompts = prompts_of(recipe)
     for name, sentence in prompts.dropped.items():
         run.progress.note(f"  prompts of {name}: {sentence}")

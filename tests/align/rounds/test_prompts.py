@@ -31,6 +31,8 @@ def test_prompts_are_read_in_each_shape_once(tmp_path: Path) -> None:
     [
         ({"text": "x"}, "p:7 is no prompt: it needs prompt"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "p:7 ends with an answer"),
+        ({"messages": [{"content": "x"}]}, "p:7 is no prompt: a message without a role"),
+        ({"prompt": " "}, "p:7 is no prompt: .* nothing asked"),
         ({"prompt": "x", "instruction_id_list": ["poetry:rhyme"], "kwargs": [{}]}, "p:7: the instruction 'poetry:rhyme' is not"),
         ({"prompt": "x", "instruction_id_list": ["punctuation:no_comma"], "kwargs": []}, "p:7: it has 1 instructions and 0 sets"),
     ],

@@ -87,6 +87,8 @@ def prompt_of(source: str, record: Mapping[str, Any]) -> Prompt:
         messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, list) or not all(isinstance(each, Mapping) and isinstance(each.get("content"), str) for each in messages):
         raise DataError(f"{source} is no prompt: it needs prompt (a text) or messages (role and content); it has {', '.join(record)}.")
+    if not all(isinstance(each.get("role"), str) for each in messages) or not messages[-1]["content"].strip():
+        raise DataError(f"{source} is no prompt: a message without a role, or nothing asked in the last one.")
     if messages[-1].get("role") == "assistant":
         raise DataError(f"{source} ends with an answer; a prompt ends with a turn of somebody else.")
     try:

@@ -9,11 +9,13 @@ from amaru.config import to_dict
 from amaru.recipes import sft
 from amaru.recipes.align import tuning_of
 from amaru.recipes.alignment.apart import Prompts, prompts_of
+from amaru.recipes.alignment.named import check_named
 from amaru.recipes.alignment.settings import AlignRecipe, OnPolicy, Preferences
 
 
 def outlook(recipe: AlignRecipe, directory: Path) -> dict[str, Any]:
     """The stages in their order; data is read and checked, no model runs."""
+    check_named(recipe, directory)
     prompts, before, stages = prompts_of(recipe), "start", []
     for stage in [*_fine_tuning(recipe, directory), *_rounds(recipe, prompts)]:
         stages.append({"name": stage.pop("name"), "from": before} | stage)
