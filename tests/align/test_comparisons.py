@@ -126,6 +126,9 @@ def test_what_is_wrong_with_a_row_is_said_with_its_place(tmp_path: Path) -> None
         ({"chosen": [*ASKED, answer("4")], "rejected": [answer("5")]}, "answer different conversations"),
         ({"input": "x", "output_1": "4", "output_2": "5", "label": 0}, "label is which output is better, 1 or 2; got 0"),
         ({"prompt": "x", "response_1": 4, "response_2": "5", "preference_strength": 1}, "response_1 must be text; it is int"),
+        ({"prompt": "x", "responses": [{"content": "4", "attributes": [1]}]}, "response 1: attributes must be an object .*; it is list"),
+        ({"instruction": "x", "completions": [{"response": "4", "annotations": [1]}]}, "annotations must be an object .*; it is list"),
+        ({**pair(), "chosen_score": 10**400, "rejected_score": 1}, "chosen_score must be a number"),
     ],
 )
 def test_fields_that_are_not_what_the_layout_says(record: dict, sentence: str, tmp_path: Path) -> None:

@@ -177,6 +177,15 @@ def test_rewards_from_a_file_of_scores_and_prompts_seen_before(folder: Path, tmp
     assert sum("asks what is held out" in each for each in held["dropped"]) == 5 and held["held_out"].startswith("5 comparisons")
 
 
+def test_an_answer_with_two_scores_is_not_learned_from(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pairs = read([str(folder / "pairs.jsonl")]).found
+    write(tmp_path / "scored.jsonl", [*(each.rewarded([1, 0]) for each in pairs), *(each.rewarded([0, 1]) for each in pairs[:3])])
+    words = ["prefer", folder / "model", "--data", folder / "pairs.jsonl", "--scores", tmp_path / "scored.jsonl", "--method", "rpo", *QUICK]
+    told, _ = run(capsys, *words, "--dry-run")
+    assert "; 3 dropped: different scores in the files of scores" in told["data"] and "rewards 1 apart" in told["loss"]
+    assert "pairs.jsonl:1: the files of scores give an answer of it different scores." in "".join(told["dropped"])
+
+
 @pytest.mark.parametrize(
     "words, sentence",
     [

@@ -56,7 +56,7 @@ def _amaru(source: str, record: Record) -> Read:
         if not isinstance(response, dict) or not isinstance(response.get("content"), str):
             raise DataError(f"{source}: response {number} must be an object with the text of an answer as content.")
         where = f"{source}, response {number}"
-        attributes = {name: _number(where, name, value) for name, value in (response.get("attributes") or {}).items() if value is not None}
+        attributes = _attributes(where, response.get("attributes"))
         answers.append(Answer(response["content"], _reward(where, "score", response.get("score")), attributes, response.get("model")))
     asked = record["messages"] if record.get("messages") is not None else _prompt(record)
     return _asked(source, asked), answers, bool(record.get("best_first"))
@@ -89,7 +89,8 @@ def _ultrafeedback(source: str, record: Record) -> Read:
         where = f"{source}, completion {number}"
         if not isinstance(each, dict):
             raise DataError(f"{where} must be an object with a response.")
-        ratings = {name: found.get("Rating") for name, found in (each.get("annotations") or {}).items() if isinstance(found, dict)}
+        rated = _object(where, "annotations", each.get("annotations"))
+        ratings = {name: found.get("Rating") for name, found in rated.items() if isinstance(found, dict)}
         ratings |= {name: each.get(name) for name in ("overall_score", "fine-grained_score")}
         known = {name: _number(where, name, value) for name, value in ratings.items() if value not in (None, "N/A")}
         answers.append(Answer(_text(where, "response", each.get("response")), known.get("fine-grained_score"), known, each.get("model")))
@@ -111,10 +112,8 @@ def _ratings(source: str, record: Record) -> Read:
 
 
 def _rated(source: str, record: Record) -> Read:
-    if not isinstance(record["attributes"], dict):
-        raise DataError(f"{source}: attributes must be numbers by name; it is {type(record['attributes']).__name__}.")
     before, answer = _said(source, "messages", record["messages"])
-    attributes = {name: _number(source, name, value) for name, value in record["attributes"].items() if value is not None}
+    attributes = _attributes(source, record["attributes"])
     return before, [Answer(answer, _reward(source, "score", record.get("score")), attributes)], False
 
 
@@ -183,11 +182,15 @@ def _reward(source: str, name: str, value: Any) -> float | None:
     return None if value is None else _number(source, name, value)
 
 
+def _attributes(source: str, value: Any) -> dict[str, float]:
+    return {name: _number(source, name, each) for name, each in _object(source, "attributes", value).items() if each is not None}
+
+
 def _number(source: str, name: str, value: Any) -> float:
     try:
         if not isinstance(value, bool):
             return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise DataError(f"{source}: {name} must be a number; it is {value!r}.")
 
@@ -196,6 +199,12 @@ def _text(source: str, name: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     raise DataError(f"{source}: {name} must be text; it is {type(value).__name__}.")
+
+
+def _object(source: str, name: str, value: Any) -> Mapping[str, Any]:
+    if value is None or isinstance(value, dict):
+        return value or {}
+    raise DataError(f"{source}: {name} must be an object with names; it is {type(value).__name__}.")
 
 
 def _list(source: str, record: Record, name: str) -> list[Any]:

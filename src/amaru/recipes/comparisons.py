@@ -1,5 +1,6 @@
 """From files of comparisons to rows: read, rewarded, divided by prompt, packed; and every row that is not used told with its reason."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,15 +58,22 @@ def placed(comparisons: Comparisons) -> Comparisons:
 
 
 def _scored_by(scores: Comparisons, found: Comparisons) -> Comparisons:
-    """Rewards by prompt and answer, from comparisons that have them."""
-    known = {(each.prompt, answer.text): answer.reward for each in scores.found for answer in each.answers}
-    given = [each.rewarded([known.get((each.prompt, answer.text)) for answer in each.answers]) for each in found.found]
-    missing = [
-        Dropped(each.source, "no score in the files of scores", f"{each.source}: the files of scores lack an answer of it.")
-        for each in given
-        if each.rewards is None
-    ]
-    return replace(found, found=tuple(given)).less(missing)
+    """Rewards by prompt and answer, from comparisons that have them; a comparison with an answer that has none or several is dropped."""
+    known = defaultdict[tuple[str, str], set[float | None]](set)
+    for each in scores.found:
+        for answer in each.answers:
+            known[each.prompt, answer.text].add(answer.reward)
+    given, dropped = [], []
+    for each in found.found:
+        told = [known[each.prompt, answer.text] for answer in each.answers]
+        given.append(each.rewarded([next(iter(some), None) for some in told]))
+        if any(len(some) > 1 for some in told):
+            sentence = f"{each.source}: the files of scores give an answer of it different scores."
+            dropped.append(Dropped(each.source, "different scores in the files of scores", sentence))
+        elif given[-1].rewards is None:
+            sentence = f"{each.source}: the files of scores lack an answer of it."
+            dropped.append(Dropped(each.source, "no score in the files of scores", sentence))
+    return replace(found, found=tuple(given)).less(dropped)
 
 
 def _apart(recipe: PreferRecipe, found: Comparisons) -> Comparisons:

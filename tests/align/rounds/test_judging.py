@@ -1,5 +1,6 @@
 """Judges in their order, comparisons that pass the gate, and a judge model that must not change its mind with the order."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,13 @@ def test_gates_strict_and_loose() -> None:
     (liked,) = judge([FREE], [said("hi", "hello")], Judges(scorer=by_length))  # type: ignore[arg-type]
     assert compared([(FREE, liked)], Gate(reward=5.5), 2)[1].refused == {"the best answer has too low a reward": 1}
     assert compared([(FREE, liked)], Gate(reward=5.0), 2)[1].kept == 1
+
+
+def test_rewards_that_are_no_numbers_rank_nothing() -> None:
+    (found,) = judge([FREE], [said("hi", "hello", "hey")], Judges(scorer=lambda some: [[2.0, math.nan, 1.0] for _ in some]))  # type: ignore[arg-type]
+    assert compared([(FREE, found)], Gate(), 2)[1].refused == {"a reward is not finite": 1}
+    with pytest.raises(ConfigError, match="reward"):
+        Gate(reward=math.nan)
 
 
 def test_several_answers_are_the_best_the_worst_and_some_between() -> None:

@@ -1,5 +1,6 @@
 """From judged answers to a comparison that is worth learning from, or a reason why there is none."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ class Gate(Config):
     """
 
     verified: float = Field(default=1.0, ge=0, le=1)
-    reward: float | None = None
+    reward: float | None = Field(default=None, allow_inf_nan=False)
     gap: float = Field(default=0.0, ge=0)
 
     def refuses(self, chosen: Judged, rejected: Judged) -> str | None:
@@ -74,6 +75,8 @@ def _of_one(prompt: Prompt, some: Sequence[Judged], gate: Gate, answers: int) ->
     ranked = sorted((each for each in some if each.reward is not None), key=lambda each: -(each.reward or 0.0))
     if len(ranked) < 2:
         return "nobody told the answers apart"
+    if not all(math.isfinite(each.reward or 0.0) for each in ranked):
+        return "a reward is not finite"
     if refused := gate.refuses(ranked[0], ranked[-1]):
         return refused
     taken = spread(len(ranked), answers)
