@@ -55,7 +55,7 @@ def overlap(some: Iterable[Comparison], asked: Iterable[Sequence[Mapping[str, An
 
     Every turn of an assistant in a conversation answered a prompt: all that stood before it.
     """
-    prompts = {Comparison(tuple(turns[:end]), ()).prompt for turns in asked for end in _answered(turns)}
+    prompts = {prompt for turns in asked for prompt in prompts_in(turns)}
     own = list(some)
     return Overlap(len(own), len(prompts), tuple(each.source for each in own if each.prompt in prompts))
 
@@ -74,10 +74,10 @@ def unlike(some: Iterable[Comparison], *, rewards: bool) -> list[Dropped]:
     return found
 
 
-def _answered(turns: Sequence[Mapping[str, Any]]) -> Iterator[int]:
-    """Where the prompts end that an assistant answered, and the whole where nobody did."""
+def prompts_in(turns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What stands before each answer of an assistant, as `Comparison.prompt` compares it; the whole where nobody answered."""
     places = [place for place, turn in enumerate(turns) if turn.get("role") == "assistant"]
-    yield from places if places else [len(turns)]
+    return [Comparison(tuple(turns[:place]), ()).prompt for place in places or [len(turns)]]
 
 
 def _rows(file: Path, layouts: Counter[str], dropped: list[Dropped]) -> Iterator[tuple[str, Comparison]]:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from amaru.align.comparisons import Comparison
+from amaru.align.reading import prompts_in
 from amaru.align.rounds import Prompt, read_prompts
-from amaru.data.conversations import Conversation, read
+from amaru.data.conversations import read
 from amaru.errors import DataError
 from amaru.recipes.alignment.settings import AlignRecipe
 
@@ -25,7 +25,7 @@ def prompts_of(recipe: AlignRecipe) -> Prompts:
     """Read all, and keep them apart: raises `DataError` with rows where a prompt is on two sides and the recipe says refuse, and always
     where one that is held out is learned from in fine-tuning."""
     held_out = read_prompts(recipe.held_out) if recipe.held_out else ()
-    learned = {key: each.source for stage in recipe.sft for each in read(stage.data).found for key in questions(each)}
+    learned = {key: each.source for stage in recipe.sft for each in read(stage.data).found for key in prompts_in(each.messages)}
     if both := [each for each in held_out if each.asked in learned]:
         raise DataError(_sentence("held out", both, learned, "fine-tuning learns the answers to them; take them out of one side."))
     if unknown := [each.source for each in held_out if not each.verifiable]:
@@ -43,12 +43,6 @@ def prompts_of(recipe: AlignRecipe) -> Prompts:
         if both:
             dropped[each.name] = f"{len(both):,} of {len(found):,} dropped, which fine-tuning has seen or which are held out"
     return Prompts(of, held_out, dropped)
-
-
-def questions(conversation: Conversation) -> list[str]:
-    """What stands before each answer, as prompts are compared."""
-    messages = conversation.messages
-    return [Comparison(messages[:place], ()).prompt for place, each in enumerate(messages) if each["role"] == "assistant" and place]
 
 
 def _sentence(which: str, both: Sequence[Prompt], known: Mapping[str, str], advice: str) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from amaru.align import Comparison, Comparisons, read, write
-from amaru.align.comparisons import Scorer
+from amaru.align import Comparisons, read, write
+from amaru.align.reward import rewards_by
 from amaru.align.rounds import Judged, Judges, Speaker, compared, judge
 from amaru.align.rounds.duel import JudgeModel
 from amaru.align.rounds.judging import verifier_named
@@ -90,19 +90,8 @@ def judges(judging: Judging, device: torch.device) -> Judges:
         decoder = load(judging.judge_model, torch.float32, device)
         duel = JudgeModel(Speaker.of(decoder, tokenizer_of(judging.judge_model), judging.judge_template))
     function = None if judging.verifier is None else verifier_named(judging.verifier)
-    reward = None if judging.reward_model is None else rewarding(judging.reward_model, device)
+    reward = None if judging.reward_model is None else rewards_by(scorer(judging.reward_model, device=device))
     return Judges(verify=judging.verify, function=function, scorer=reward, duel=duel)
-
-
-def rewarding(checkpoint: str, device: torch.device) -> Scorer:
-    """A reward model's weighted sums, for comparisons."""
-    score = scorer(checkpoint, device=device)
-
-    def rewards(some: Sequence[Comparison]) -> list[list[float]]:
-        found = iter(score([[*each.messages, {"role": "assistant", "content": answer.text}] for each in some for answer in each.answers]))
-        return [[next(found).score for _ in each.answers] for each in some]
-
-    return rewards
 
 
 def identity(judging: Judging) -> str:

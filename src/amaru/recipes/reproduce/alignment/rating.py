@@ -4,11 +4,12 @@ from pathlib import Path
 from statistics import mean
 
 from amaru.align import read, write
+from amaru.align.reward import rewards_by
 from amaru.align.rounds import Judges, compared, judge
 from amaru.config import atomic_directory, fingerprint_bytes
+from amaru.models.reward import scorer
 from amaru.recipes.alignment.answers import Voice, answers
 from amaru.recipes.alignment.one import ITSELF
-from amaru.recipes.alignment.preferring import rewarding
 from amaru.recipes.reproduce.alignment.arms import OPEN
 from amaru.recipes.reproduce.alignment.strand import TEMPLATE, Record, Strand
 from amaru.recipes.reward.recipe import RewardRecipe
@@ -38,7 +39,7 @@ def measure(strand: Strand, prompts: int) -> Record:
     with Run(strand.run.path(f"reward-{prompts}"), "reward", recipe, strand.run.progress) as inner:
         trained = train_reward(recipe, inner)
     pairs = read([str(data / "pairs.jsonl")]).found
-    scores = rewarding(trained["checkpoint"], strand.run.device)(pairs)
+    scores = rewards_by(scorer(trained["checkpoint"], device=strand.run.device))(pairs)
     return {"prompts": prompts, "accuracy": mean(float(best > worst) for best, worst in scores), "pairs": len(pairs)}
 
 
