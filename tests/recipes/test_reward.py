@@ -16,7 +16,7 @@ from amaru.models.reward import scorer
 from amaru.models.reward.attributes import HELPSTEER, PUBLISHED
 from amaru.recipes.learning import Learning, Saving
 from amaru.recipes.reward.accuracy import Ranked, accuracy
-from amaru.recipes.reward.categories import SUBSETS
+from amaru.recipes.reward.categories import LLMBAR, SUBSETS
 from amaru.recipes.reward.recipe import RewardRecipe
 from amaru.recipes.reward.scoring import KeptScorer
 from amaru.recipes.reward.train import train_reward, worse_than_mean
@@ -99,9 +99,9 @@ def test_accuracy_by_subset_with_intervals(folder: Path, trained: Path, tmp_path
     files = ["--data", folder / "pairs.jsonl", "--data", tmp_path / "Natural.json", "--kept", tmp_path / "kept.sqlite"]
     found, _ = run(capsys, "reward", "eval", trained, *files, "--against", trained)
     subsets = found["accuracy"]["subsets"]
-    assert (subsets["pairs"]["mean"], subsets["pairs"]["count"]) == (1.0, 60) and subsets["Natural"]["mean"] == 0.5
+    assert (subsets["pairs"]["mean"], subsets["pairs"]["count"]) == (1.0, 60) and subsets["llmbar-natural"]["mean"] == 0.5
     assert 0.9 < subsets["pairs"]["low"] < 0.95 and found["accuracy"]["whole"]["mean"] == pytest.approx(64 / 68)
-    assert found["against"]["difference"]["p"] == 1.0
+    assert found["against"]["difference"]["p"] == 1.0 and found["accuracy"]["categories"]["Chat Hard"]["of_subsets"] == "1 of 6"
     found, _ = run(capsys, "reward", "eval", trained, "--data", folder / "ratings.jsonl", "--kept", tmp_path / "kept.sqlite")
     assert found["ratings"]["helpfulness"]["correlation"] > 0.95 and found["ratings"]["correctness"]["labels"] == 88
     assert found["accuracy"]["subsets"]["ratings"]["mean"] == 1.0 and found["even"] == 60 - found["accuracy"]["subsets"]["ratings"]["count"]
@@ -120,6 +120,7 @@ def test_rewardbench_by_its_own_rules() -> None:
     halves = [(each["high"] - each["low"]) / 2 for each in found["categories"].values()]
     assert found["whole"]["high"] - found["whole"]["low"] == pytest.approx(sum(half**2 for half in halves) ** 0.5, rel=0.05)
     assert sum(map(len, SUBSETS.values())) == 23
+    assert {*LLMBAR.values()} == {*SUBSETS["Chat Hard"]} - {"mt-bench-hard"}
 
 
 def test_files_come_back_with_scores_as_computed(folder: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -146,6 +147,19 @@ def test_files_come_back_with_scores_as_computed(folder: Path, trained: Path, tm
     assert run(capsys, *words, code=1)[0]["mean"] == pytest.approx(sum(-2 * row["attributes"]["verbosity"] for row in rows) / 5)
     words = ["reward", "score", trained, "--data", tmp_path / "out.jsonl", "--out", tmp_path / "twice.jsonl", *kept]
     assert main([*map(str, words)]) == 2 and "has a field 'attributes' already" in capsys.readouterr().err
+
+
+def test_amaru_s_own_layout_keeps_its_fields_and_its_scores(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    asked, answers = [{"role": "user", "content": "say a number"}], [{"content": "five."}, {"content": "no."}]
+    data = write(tmp_path / "own.jsonl", [{"messages": asked, "responses": answers, "id": 7}])
+    words = ["reward", "score", trained, "--kept", "none", "--data"]
+    run(capsys, *words, data, "--out", tmp_path / "scored.jsonl")
+    row = json.loads((tmp_path / "scored.jsonl").read_text())
+    assert row["id"] == 7 and [each["content"] for each in row["responses"]] == ["five.", "no."]
+    assert all(each["score"] and each["attributes"] for each in row["responses"])
+    again = [*words, tmp_path / "scored.jsonl", "--out", tmp_path / "twice.jsonl"]
+    assert main([*map(str, again)]) == 2 and "has scores in its responses already" in " ".join(capsys.readouterr().err.split())
+    run(capsys, *again, "--overwrite")
 
 
 class Stops:

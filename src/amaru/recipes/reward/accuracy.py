@@ -22,7 +22,7 @@ from amaru.errors import ConfigError, DataError
 from amaru.eval.estimate import Estimate, Score, difference, estimate
 from amaru.models.reward.attributes import PUBLISHED, SCALAR, Attributes
 from amaru.models.reward.scorer import Scored
-from amaru.recipes.reward.categories import CATEGORY, SUBSETS, weights_of
+from amaru.recipes.reward.categories import CATEGORY, LLMBAR, SUBSETS, weights_of
 from amaru.recipes.reward.scoring import KeptScorer, Unscored
 
 
@@ -67,12 +67,12 @@ def evaluate(
 
 
 def subsets_of(data: Sequence[str]) -> dict[str, str]:
-    """The subset of each row by its place: what the row says, else its file's name."""
+    """The subset of each row by its place: what the row says, else its file's name, or RewardBench's for a file of LLMBar."""
     found = {}
     for file in find(list(data)).files:
         for source, record in records(file):
             said = None if isinstance(record, Problem) else record.get("subset")
-            found[source] = said if isinstance(said, str) and said else Path(file).stem
+            found[source] = said if isinstance(said, str) and said else LLMBAR.get(Path(file).stem, Path(file).stem)
     return found
 
 

@@ -11,6 +11,15 @@ SUBSETS = {
 }
 CATEGORY = {subset: category for category, subsets in SUBSETS.items() for subset in subsets}
 
+# LLMBar's own files (arXiv 2310.07641), which are five of the subsets, pair by pair.
+LLMBAR = {
+    "Natural": "llmbar-natural",
+    "Adversarial_Neighbor": "llmbar-adver-neighbor",
+    "Adversarial_GPTInst": "llmbar-adver-GPTInst",
+    "Adversarial_GPTOut": "llmbar-adver-GPTOut",
+    "Adversarial_Manual": "llmbar-adver-manual",
+}
+
 # Subsets count by their pairs, but for math-prm: its 447 pairs count as 984, as many as the six subsets of code have together.
 COUNTED = {"math-prm": 984}
 

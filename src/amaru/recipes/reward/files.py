@@ -32,7 +32,8 @@ Record = Mapping[str, Any]
 
 
 class Row(NamedTuple):
-    """A row's conversations, what of it is written once they are scored, and the fields that this adds to it."""
+    """A row's conversations, what of it is written once they are scored, and the fields that this adds to it. In amaru's own layout
+    scores stand within `responses`, which is among `added` where they are there already."""
 
     source: str
     asked: Sequence[Sequence[Message]]
@@ -85,7 +86,7 @@ def _rows(data: Sequence[str], overwrite: bool, dropped: list[Dropped]) -> Itera
                 dropped.append(Dropped(source, "not in a known layout", str(error)))
                 continue
             if not overwrite and (there := [name for name in row.added if name in record]):
-                raise DataError(f"{source} has a field '{there[0]}' already, which scores would replace; rename it, or give --overwrite.")
+                raise DataError(f"{source} has {_there(there[0])} already, which scores would replace; rename it, or give --overwrite.")
             yield row
 
 
@@ -107,7 +108,14 @@ def _row(source: str, record: Record) -> Row:
         answers = tuple(replace(answer, reward=each.score, attributes=each.attributes) for answer, each in pairs)
         return as_record(replace(found, answers=answers))
 
+    if layout == "amaru":
+        there = any(answer.reward is not None or answer.attributes for answer in found.answers)
+        return Row(source, asked, lambda scored: {**record, **written(scored)}, record, ("responses",) * there)
     return Row(source, asked, written, record, ())
+
+
+def _there(name: str) -> str:
+    return "scores in its responses" if name == "responses" else f"a field '{name}'"
 
 
 def _fields(scored: Scored) -> dict[str, Any]:
