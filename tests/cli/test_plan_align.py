@@ -30,6 +30,8 @@ def test_the_report_s_stages(capsys: pytest.CaptureFixture) -> None:
     assert stages["code SFT"]["training_seconds"] == pytest.approx(3 * forward * 8e8 / (768 * 989.4e12 * 0.41))
     assert stages["DPO"]["flops"] == pytest.approx((2 * 4 + 4) * 160_000 * 1000 * forward)  # learned, read by the reference, scored
     assert (found["training"]["tensor"], found["training"]["data"]) == (4, 192) and found["serving"]["tensor"] == 16
+    held = found["training"]["training"], found["training"]["training"] + found["training"]["reference"]
+    assert [stages[name]["memory"] for name in ("reward model", "general SFT", "DPO", "RPO 3")] == [held[0]] * 2 + [held[1]] * 2
     assert found["seconds"] == pytest.approx(sum(each["training_seconds"] + (each["sampling_seconds"] or 0) for each in stages.values()))
 
 

@@ -71,11 +71,13 @@ def _layouts(facts: Mapping[str, Any]) -> Table:
 
 
 def _stages(facts: Mapping[str, Any]) -> Table:
-    table = _table("stage", "samples", "epochs", "steps", "tokens", "FLOPs", "training", "answers", "drawing them, at least")
+    learned = ("samples", "epochs", "steps", "tokens", "FLOPs", "training", "a device holds")
+    table = _table("stage", *learned, "answers", "drawing them, at least")
     for each in facts["stages"]:
         drawn = (f"{each['answers']:,}", duration(each["sampling_seconds"])) if each["answers"] else ("", "")
         sizes = f"{each['samples']:,}", f"{each['epochs']:g}", f"{each['steps']:,}", count(each["tokens"]), f"{each['flops']:.1e}"
-        table.add_row(each["name"], *sizes, duration(each["training_seconds"]), *drawn)
+        held = "too much" if each["memory"] is None else size(each["memory"])
+        table.add_row(each["name"], *sizes, duration(each["training_seconds"]), held, *drawn)
     return table
 
 

@@ -16,6 +16,8 @@ from amaru.models.training_memory import Footing, training_memory
 MFU = 0.41  # of Nemotron-4 340B's pre-training on 6,144 H100 (42.4 % on 1,536): the report has no figure for alignment
 TENSOR = (1, 2, 4, 8, 16)
 
+Layout = dict[str, Any] | None  # None where none fits
+
 
 class Planned(NamedTuple):
     """A stage: what it learns from, how often, and so many at a step."""
@@ -65,7 +67,7 @@ def budget(config: DecoderConfig, machine: Machine, usable: int, assumed: Assume
     layouts = list(_layouts(config, machine, usable, assumed))
     training, serving = (next((each for each in layouts if each[what]), None) for what in ("trains", "serves"))
     flops = machine.count * rate * assumed.mfu
-    stages = [_stage(each, config, machine, flops, assumed, serving) for each in REPORT]
+    stages = [_stage(each, config, machine, flops, assumed, training, serving) for each in REPORT]
     return {
         "parameters": cost.parameters(config),
         "assumed": vars(assumed),
@@ -104,7 +106,7 @@ def _layouts(config: DecoderConfig, machine: Machine, usable: int, assumed: Assu
 
 
 def _stage(
-    stage: Planned, config: DecoderConfig, machine: Machine, flops: float, assumed: Assumed, layout: dict[str, Any] | None
+    stage: Planned, config: DecoderConfig, machine: Machine, flops: float, assumed: Assumed, training: Layout, serving: Layout
 ) -> dict[str, Any]:
     """A pair is two sequences, which the reference reads as well; a token is learned from with three forward passes' worth of FLOPs."""
     paired = stage.kind == "pairs"
@@ -121,12 +123,18 @@ def _stage(
         "tokens": tokens,
         "flops": total,
         "training_seconds": total / flops,
+        "memory": _held(stage, training),
         "answers": drawn,
-        "sampling_seconds": _sampling(drawn, config, machine, assumed, layout) if drawn else None,
+        "sampling_seconds": _sampling(drawn, config, machine, assumed, serving) if drawn else None,
     }
 
 
-def _sampling(drawn: int, config: DecoderConfig, machine: Machine, assumed: Assumed, layout: dict[str, Any] | None) -> float | None:
+def _held(stage: Planned, layout: Layout) -> int | None:
+    """Bytes of a device while the stage trains, in the first layout that fits; preferences have the reference beside the model."""
+    return None if layout is None else layout["training"] + (layout["reference"] if stage.kind == "pairs" else 0)
+
+
+def _sampling(drawn: int, config: DecoderConfig, machine: Machine, assumed: Assumed, layout: Layout) -> float | None:
     """At least so long: every group of devices decodes as many answers at once as fit, at its published peaks."""
     if layout is None or not layout["sequences"]:
         return None
