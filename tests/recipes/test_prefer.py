@@ -178,12 +178,17 @@ def test_rewards_from_a_file_of_scores_and_prompts_seen_before(folder: Path, tmp
 
 
 def test_an_answer_with_two_scores_is_not_learned_from(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    pairs = read([str(folder / "pairs.jsonl")]).found
+    file = write_pairs(tmp_path / "pairs.jsonl", 30)
+    pairs = read([str(file)]).found
     write(tmp_path / "scored.jsonl", [*(each.rewarded([1, 0]) for each in pairs), *(each.rewarded([0, 1]) for each in pairs[:3])])
-    words = ["prefer", folder / "model", "--data", folder / "pairs.jsonl", "--scores", tmp_path / "scored.jsonl", "--method", "rpo", *QUICK]
-    told, _ = run(capsys, *words, "--dry-run")
+    rated = [replace(each, answers=tuple(replace(a, attributes={"wit": len(a.text)}) for a in each.answers)) for each in pairs]
+    write(tmp_path / "rated.jsonl", rated)
+    words = ["prefer", folder / "model", "--data", file, "--method", "rpo", *QUICK, "--dry-run", "--scores"]
+    told, _ = run(capsys, *words, tmp_path / "scored.jsonl")
     assert "; 3 dropped: different scores in the files of scores" in told["data"] and "rewards 1 apart" in told["loss"]
-    assert "pairs.jsonl:1: the files of scores give an answer of it different scores." in "".join(told["dropped"])
+    assert f"{file}:1: the files of scores give an answer of it different scores." in told["dropped"]
+    told, _ = run(capsys, *words, tmp_path / "rated.jsonl", "--reward", "wit")  # of which the data has nothing
+    assert told["dropped"] == [] and "rewards 1.3" in told["loss"]  # "green" is longer than "red" by 2, the others by 1
 
 
 @pytest.mark.parametrize(
@@ -197,6 +202,7 @@ def test_an_answer_with_two_scores_is_not_learned_from(folder: Path, tmp_path: P
         (["--reference-by", "adapter"], "There is no adapter to switch off"),
         (["--merge"], "--merge is for adapters"),
         (["--rank", "4"], "--rank belongs to an adapter"),
+        (["--reward", "charm=1,wit=2"], "No comparison has charm, wit for every answer, which makes the reward; answers are rated by"),
         (["--reward", "helpfulness=much"], "--reward is attributes with weights"),
         (["--set", "learning.tokens=100"], "Epochs of comparisons decide"),
         (["--set", "terms.smoothing=0.7"], "smoothing"),

@@ -25,17 +25,27 @@ def read(
     least       answers of a comparison: 2 to compare them, 1 where each is rated for itself
     by_rewards  where rewards contradict the order of a row they decide, instead of it being dropped
 
-    A row that cannot be used is in `dropped` with its place and reason. Raises `DataError` where nothing is left, and for other files.
+    A row that cannot be used is in `dropped` with its place and reason. Raises `DataError` where nothing is left, where
+    no comparison has the attributes of `reward`, and for other files.
     """
     files, layouts, dropped = find(list(patterns)).files, Counter[str](), list[Dropped]()
     rows = [row for file in files for row in _rows(file, layouts, dropped)]
-    some = _by_prompt(rows) if reward is None else weighted(_by_prompt(rows), reward)
+    some = _by_prompt(rows) if reward is None else _weighted(list(_by_prompt(rows)), reward)
     ordered = (each.rewarded([a.reward for a in each.answers]) if by_rewards and each.contradicts else each for each in some)
     found, wrong = checked(ordered, least)
     dropped += wrong
     required(found, dropped, ", ".join(patterns))
     repeated = len(found) - len({each.prompt for each in found})
     return Comparisons(tuple(found), len(files), dict(layouts), tuple(dropped), repeated)
+
+
+def _weighted(some: Sequence[Comparison], reward: Mapping[str, float]) -> list[Comparison]:
+    """With their sums; a sum that none has is a mistake, which the order of the answers must not hide."""
+    found = list(weighted(some, reward))
+    if found and all(each.rewards is None for each in found):
+        there = ", ".join(sorted({name for each in some for answer in each.answers for name in answer.attributes})) or "nothing"
+        raise DataError(f"No comparison has {', '.join(reward)} for every answer, which makes the reward; answers are rated by {there}.")
+    return found
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def gathered(recipe: PreferRecipe, comparisons: Comparisons | None = None, score
     """What is learned from, with its rewards; what the loss can make nothing of is among the dropped."""
     if comparisons is None and not recipe.data:
         raise ConfigError("No comparisons are named; give --data FILES.")
-    found = read(recipe.data, reward=recipe.reward, by_rewards=recipe.by_rewards) if comparisons is None else placed(comparisons)
+    found = _read(recipe) if comparisons is None else placed(comparisons)
     if scorer is not None:
         found = replace(found, found=tuple(scored(found.found, scorer)))
     if recipe.scores:
@@ -47,6 +47,13 @@ def gathered(recipe: PreferRecipe, comparisons: Comparisons | None = None, score
         found = _apart(recipe, found)
     required(found.found, found.dropped, ", ".join(recipe.data) or "the comparisons")
     return found
+
+
+def _read(recipe: PreferRecipe) -> Comparisons:
+    """The files of the recipe; where files of scores give the rewards, those in the data neither have to be there nor to agree."""
+    if recipe.scores:
+        return read(recipe.data, by_rewards=True)
+    return read(recipe.data, reward=recipe.reward, by_rewards=recipe.by_rewards)
 
 
 def placed(comparisons: Comparisons) -> Comparisons:
