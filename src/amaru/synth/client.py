@@ -56,6 +56,10 @@ class Failed(Exception):
     """A call that came to nothing, with the reason of its last attempt."""
 
 
+class Useless(Failed):
+    """A call that was answered, but never with anything of use, or refused: the same would come again."""
+
+
 class Client:
     """`async with Client(endpoints, store, ledger) as client: text = await client.ask(endpoint, call, "questions", accept)`.
 
@@ -111,16 +115,18 @@ class Client:
             try:
                 return await self._once(endpoint, call, step, accept, read, tried)
             except PushedBack as push:
-                reason, wait = push.reason, max(pause, push.wait)
+                reason, wait, kind = push.reason, max(pause, push.wait), Failed
                 if push.busy and time.monotonic() + wait < give_up:
                     tried -= 1
-            except (Broken, Unusable) as problem:
-                reason, wait = str(problem), pause if isinstance(problem, Broken) else 0.0
+            except Broken as problem:
+                reason, wait, kind = str(problem), pause, Failed
+            except Unusable as problem:
+                reason, wait, kind = str(problem), 0.0, Useless
             except Refused as problem:
-                raise Failed(str(problem)) from None
+                raise Useless(str(problem)) from None
             tried += 1
             if tried >= endpoint.attempts:
-                raise Failed(f"{reason} (attempt {tried})")
+                raise kind(f"{reason} (attempt {tried})")
             await asyncio.sleep(wait)
         raise AssertionError("pauses never end")
 

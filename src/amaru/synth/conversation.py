@@ -17,15 +17,19 @@ def messages_of(value: Any) -> list[Message]:
     """
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
-    fits = isinstance(value, list) and value and all(isinstance(each, dict) and {"role", "content"} <= each.keys() for each in value)
+    fits = isinstance(value, list) and value and all(map(_is_message, value))
     if not fits:
-        raise ConfigError(f"A conversation is a text or a list of messages with role and content; got {str(value)[:80]}.")
+        raise ConfigError(f"A conversation is a text or a list of messages whose role and content are texts; got {str(value)[:80]}.")
     return [{"role": each["role"], "content": each["content"]} for each in value]
 
 
 def shown(messages: Sequence[Message]) -> str:
     """As a prompt shows it: who speaks, and a blank line between turns, so that none runs into the next."""
-    return "\n\n".join(f"{SPEAKERS[each['role']]}: {each['content']}" for each in messages)
+    return "\n\n".join(f"{SPEAKERS.get(each['role'], each['role'])}: {each['content']}" for each in messages)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("role", "content"))
 
 
 # What people say out of courtesy around what they want.

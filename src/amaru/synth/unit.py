@@ -44,6 +44,12 @@ class Unit:
             raise ConfigError(f"Step {self.step} reads column {name}; the row has {', '.join(self.columns)}.")
         return self.columns[name]
 
+    def text(self, name: str) -> str:
+        """Raises `ConfigError` where the row has something else there, such as null."""
+        if not isinstance(value := self.column(name), str):
+            raise ConfigError(f"Step {self.step} reads a text in column {name}; the row has {str(value)[:80]}.")
+        return value
+
     @staticmethod
     async def all(asking: Iterable[Awaitable[T]]) -> list[T]:
         """What all of them give; none is left under way when one fails, as what it costs is to be known by then."""

@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.synth.recipes import run
-from tests.synth.scripted import Scripted, usual
+from tests.synth.scripted import Scripted, number, usual
 from tests.synth.steps.through import recipe, through
 
 from amaru import sandbox
@@ -52,3 +52,13 @@ def test_what_does_not_run_or_is_not_fit_dies(tmp_path):
     rows, tallies, server, _ = through(tmp_path, TASKS, *STEPS, script=hopeless)
     assert not rows and tallies["step1"].dropped == {"no task of this colony was found fit": 2}
     assert {body["model"] for body in server.bodies} == {"writer", "other", "judge"}
+
+
+def test_a_child_whose_calls_give_nothing_of_use_does_not_stop_its_colony(tmp_path):
+    def silent_at_times(body):
+        question = body["messages"][-1]["content"]
+        return "" if body["model"] == "other" and number(question, below=3) == 0 else by_question(body)
+
+    rows, tallies, server, _ = through(tmp_path, TASKS, STEPS[0] | {"count": 1}, STEPS[1] | {"children": 6}, script=silent_at_times)
+    assert not all(silent_at_times(body) for body in server.bodies)
+    assert rows and not tallies["step1"].failed

@@ -81,7 +81,7 @@ def _error(told: Message) -> Exception:
     match told["kind"]:
         case "Dropped":
             return Dropped(told["message"], Matched(**told["matched"]) if told["matched"] else None)
-        case "Failed":
+        case "Failed" | "Useless":
             return Failed(told["message"])
         case kind if kind in ERRORS and kind != "BusyError":
             return ERRORS[kind](told["message"])

@@ -29,7 +29,7 @@ class Colonies(Gathering):
     def gather(self, rows: list[Row], left_out: list[LeftOut]) -> Iterator[Stands]:
         for number in range(min(self.count, len(rows))):
             mine = rows[number :: self.count]
-            if missing := [row for row in mine if self.column not in row.columns]:
-                raise ConfigError(f"Step {self.name} reads column {self.column}; a row has {', '.join(missing[0].columns)}.")
+            if missing := [row for row in mine if not isinstance(row.columns.get(self.column), str)]:
+                raise ConfigError(f"Step {self.name} reads a text in column {self.column}; a row has {str(missing[0].columns)[:80]}.")
             columns = {"colony": number, "population": [row.columns[self.column] for row in mine]}
             yield Stands(mine[0], tuple(row.key for row in mine[1:]), columns)

@@ -44,7 +44,7 @@ class Compare(Asking):
         return set(PAIR)
 
     async def make(self, unit: Unit) -> list[Done]:
-        one, other = unit.column(self.answer), unit.column(self.other)
+        one, other = unit.text(self.answer), unit.text(self.other)
         (call, verdict), (swapped_call, swapped) = await unit.all([self._ask(unit, one, other), self._ask(unit, other, one)])
         if verdict == swapped == NEITHER:
             raise Dropped("neither answer is better")

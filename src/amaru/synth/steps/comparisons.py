@@ -8,7 +8,7 @@ from pydantic import Field
 
 from amaru.synth.row import LeftOut, Row
 from amaru.synth.steps.pairs import is_number
-from amaru.synth.steps.step import NAME, Differing, Gathering, Known, Stands
+from amaru.synth.steps.step import NAME, Differing, Gathering, Known, Stands, complete
 
 
 class Comparisons(Gathering):
@@ -32,12 +32,12 @@ class Comparisons(Gathering):
 
     def gather(self, rows: list[Row], left_out: list[LeftOut]) -> Iterator[Stands]:
         of_prompt: dict[str, dict[str, Row]] = {}
-        for row in rows:
+        for row in complete(rows, left_out, self.prompt, self.answer):
             if not is_number(row.columns.get(self.score)):
                 left_out.append(LeftOut(row, f"{self.score} is not a number"))
                 continue
-            answers = of_prompt.setdefault(json.dumps(row.columns.get(self.prompt), sort_keys=True), {})
-            if answers.setdefault(str(row.columns.get(self.answer)), row) is not row:
+            answers = of_prompt.setdefault(json.dumps(row.columns[self.prompt], sort_keys=True), {})
+            if answers.setdefault(str(row.columns[self.answer]), row) is not row:
                 left_out.append(LeftOut(row, "the same answer as another"))
         for answers in of_prompt.values():
             some = sorted(answers.values(), key=lambda row: -row.columns[self.score])

@@ -59,5 +59,5 @@ class Constrain(Making):
             return last if len(before) == 1 else [*before[:-1], {"role": "user", "content": last}]
         if self.turn == "later":
             return [*before[:-1], {"role": "user", "content": f"{asked_from_now_on(sentences, seed)}\n\n{request}"}]
-        answer = {"role": "assistant", "content": unit.column(self.answer)}
+        answer = {"role": "assistant", "content": unit.text(self.answer)}
         return [*before, answer, {"role": "user", "content": asked_to_revise(sentences, seed)}]

@@ -10,6 +10,7 @@ from pydantic import Field
 from amaru import sandbox
 from amaru.errors import ConfigError
 from amaru.synth.call import Answer
+from amaru.synth.client import Useless
 from amaru.synth.row import Dropped
 from amaru.synth.steps.step import NAME, Asked, Differing, Done, Known, Making, adding
 from amaru.synth.structured import read_object, whole_text
@@ -48,7 +49,8 @@ class Evolve(Making):
 
     model     writes tasks: a mutation of one task in a share `mutations` of all cases, else a crossover of up to `parents`
     coder     solves them, with tests; judge says whether task and solution are fit. `model` where they are left out
-    A solution whose program does not end well in the sandbox within `seconds` is not fit, and its judge is not asked. What is drawn follows
+    A solution whose program does not end well in the sandbox within `seconds` is not fit, and its judge is not asked; nor is a child fit
+    whose calls are answered with nothing of use (a solution that is cut off): it never stops its colony. What is drawn follows
     from the recipe's seed and the colony, so a run that goes on makes the same colony.
     """
 
@@ -111,6 +113,12 @@ class Evolve(Making):
 
     async def _child(self, unit: Unit, population: list[str], generation: int, number: int) -> tuple[Task | None, tuple[str, ...]]:
         """A task that lives, or None, and the calls that it took."""
+        try:
+            return await self._grown(unit, population, generation, number)
+        except Useless:
+            return None, ()
+
+    async def _grown(self, unit: Unit, population: list[str], generation: int, number: int) -> tuple[Task | None, tuple[str, ...]]:
         draw, sample = unit.random(str(generation), str(number)), generation * self.children + number
         made_by, parents, question = self._written(unit, population, draw)
         call, task = await unit.ask(self.model, question, whole_text, prompt=made_by, sample=sample)

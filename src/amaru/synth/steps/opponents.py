@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from amaru.synth.row import LeftOut, Row
-from amaru.synth.steps.step import NAME, Differing, Gathering, Known, Stands, adding
+from amaru.synth.steps.step import NAME, Differing, Gathering, Known, Stands, adding, complete
 
 
 class Opponents(Gathering):
@@ -29,13 +29,13 @@ class Opponents(Gathering):
 
     def gather(self, rows: list[Row], left_out: list[LeftOut]) -> Iterator[Stands]:
         of_prompt: dict[str, list[Row]] = {}
-        for row in rows:
-            of_prompt.setdefault(json.dumps(row.columns.get(self.prompt), sort_keys=True), []).append(row)
+        for row in complete(rows, left_out, self.prompt, self.answer):
+            of_prompt.setdefault(json.dumps(row.columns[self.prompt], sort_keys=True), []).append(row)
         for answers in of_prompt.values():
             for one, other in zip(answers[::2], answers[1::2], strict=False):
-                if one.columns.get(self.answer) == other.columns.get(self.answer):
+                if one.columns[self.answer] == other.columns[self.answer]:
                     left_out += [LeftOut(row, "both answers are equal") for row in (one, other)]
                 else:
-                    yield Stands(one, (other.key,), one.columns | {self.column: other.columns.get(self.answer)})
+                    yield Stands(one, (other.key,), one.columns | {self.column: other.columns[self.answer]})
             if len(answers) % 2:
                 left_out.append(LeftOut(answers[-1], "no second answer to compare it with"))

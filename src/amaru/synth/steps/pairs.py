@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from amaru.synth.row import LeftOut, Row
-from amaru.synth.steps.step import NAME, Differing, Gathering, Known, Stands
+from amaru.synth.steps.step import NAME, Differing, Gathering, Known, Stands, complete
 
 PAIR = ("prompt", "chosen_response", "rejected_response", "chosen_reward", "rejected_reward", "judge")
 VERIFIER = "verifier"
@@ -45,11 +45,8 @@ class Pairs(Gathering):
 
     def gather(self, rows: list[Row], left_out: list[LeftOut]) -> Iterator[Stands]:
         of_prompt: dict[str, list[Row]] = {}
-        for row in rows:
-            if missing := [name for name in (self.prompt, self.answer) if name not in row.columns]:
-                left_out.append(LeftOut(row, f"no column {missing[0]}"))
-            else:
-                of_prompt.setdefault(json.dumps(row.columns[self.prompt], sort_keys=True), []).append(row)
+        for row in complete(rows, left_out, self.prompt, self.answer):
+            of_prompt.setdefault(json.dumps(row.columns[self.prompt], sort_keys=True), []).append(row)
         for answers in of_prompt.values():
             verified = [row for row in answers if isinstance(self._verdict(row), bool)]
             pair = self._by_verdict(verified, left_out) if verified else self._by_score(answers, left_out)

@@ -43,7 +43,7 @@ class Reward(Making):
     async def make(self, unit: Unit) -> list[Done]:
         messages = messages_of(unit.column(self.of))
         if self.answer:
-            messages.append({"role": "assistant", "content": unit.column(self.answer)})
+            messages.append({"role": "assistant", "content": unit.text(self.answer)})
 
         def accept(answer: Answer) -> dict[str, float]:
             attributes = told(answer)

@@ -125,5 +125,16 @@ class Gathering(Joined):
         raise NotImplementedError
 
 
+def complete(rows: Iterable[Row], left_out: list[LeftOut], *columns: str) -> list[Row]:
+    """The rows that say something in all of these columns; the others are left out."""
+    found = []
+    for row in rows:
+        if missing := [name for name in columns if row.columns.get(name) is None]:
+            left_out.append(LeftOut(row, f"no column {missing[0]}"))
+        else:
+            found.append(row)
+    return found
+
+
 def adding(has: Known, *columns: str) -> Known:
     return None if has is None else has | set(columns)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from amaru.data.near_duplicates import NearDuplicates
 from amaru.synth.row import LeftOut, Row
-from amaru.synth.steps.step import NAME, Gathering, Stands
+from amaru.synth.steps.step import NAME, Gathering, Stands, complete
 from amaru.synth.store import Matched
 
 
@@ -23,12 +23,15 @@ class Unique(Gathering):
     near: float | None = Field(default=None, gt=0, lt=1)
     bands: Literal[8, 16, 32, 64] = 32
 
+    def needs(self) -> set[str]:
+        return {self.column}
+
     def gather(self, rows: list[Row], left_out: list[LeftOut]) -> Iterator[Stands]:
         """A row that is left out tells which of those that stay it is a copy of."""
         kept: dict[str, Matched] = {}
         near = NearDuplicates(self.near, self.bands) if self.near else None
-        for row in rows:
-            text = str(row.columns.get(self.column))
+        for row in complete(rows, left_out, self.column):
+            text = str(row.columns[self.column])
             normal = " ".join(text.casefold().split())
             if equal := kept.get(normal):
                 left_out.append(LeftOut(row, "equal to another row", equal))

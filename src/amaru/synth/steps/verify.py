@@ -35,23 +35,23 @@ class Verify(Making):
         return adding(has, self.column)
 
     async def make(self, unit: Unit) -> list[Done]:
-        return [(unit.columns | {self.column: await self._verdict(unit, unit.column(self.answer))}, ())]
+        return [(unit.columns | {self.column: await self._verdict(unit)}, ())]
 
-    async def _verdict(self, unit: Unit, answer: Any) -> bool | None:
+    async def _verdict(self, unit: Unit) -> bool | None:
         if self.by == "instructions":
-            return _followed(unit, answer) if unit.columns.get("instruction_id_list") else None
+            return _followed(unit, unit.column(self.answer)) if unit.columns.get("instruction_id_list") else None
         if (expected := unit.columns.get(self.expected)) is None:
             return None
         if self.by == "result":
-            return comes_to(answer, str(expected))
-        program = sandbox.program_in(answer)
+            return comes_to(unit.text(self.answer), str(expected))
+        program = sandbox.program_in(unit.text(self.answer))
         return program is not None and (await asyncio.to_thread(sandbox.run, f"{program}\n\n{expected}\n", self.seconds)).passed
 
 
 def _followed(unit: Unit, answer: Any) -> bool:
+    said = [answer] if isinstance(answer, str) else [each["content"] for each in messages_of(answer) if each["role"] == "assistant"]
     try:
         instructions = instructions_of(unit.columns)
-    except ValueError as error:
+        return bool(said) and all(follows(text, instructions) for text in said)
+    except (ValueError, TypeError, KeyError) as error:  # rows of people may hold anything there
         raise ConfigError(f"The instructions of a row in step {unit.step} cannot be checked: {error}.") from None
-    said = [answer] if isinstance(answer, str) else [each["content"] for each in messages_of(answer) if each["role"] == "assistant"]
-    return bool(said) and all(follows(text, instructions) for text in said)
