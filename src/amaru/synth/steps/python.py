@@ -40,8 +40,8 @@ class Python(Making):
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             return getattr(module, name)
-        except (ImportError, FileNotFoundError, AttributeError) as error:
-            raise ConfigError(f"Step {self.name} has no function {self.function}: {error}.") from None
+        except Exception as error:  # the module is the user's, and may end in anything
+            raise ConfigError(f"Step {self.name} has no function {self.function}: {error}.") from error
 
     async def make(self, unit: Unit) -> list[Done]:
         try:
@@ -49,7 +49,9 @@ class Python(Making):
             json.dumps(made)
         except Exception as error:
             raise ConfigError(f"{self.function} in step {self.name} ended in {type(error).__name__}: {error}.") from error
-        made = [made] if isinstance(made, dict) else made
+        made = [made] if isinstance(made, dict) else made or []
+        if not isinstance(made, list | tuple) or not all(isinstance(each, dict) for each in made):
+            raise ConfigError(f"{self.function} in step {self.name} gave {str(made)[:80]}; a dict, a list of them or None is a row's.")
         if not made:
             raise Dropped(f"{self.function} gave nothing")
         return [(columns, ()) for columns in made]
