@@ -40,8 +40,11 @@ def test_speeds_are_tokens_over_the_seconds_that_pass() -> None:
 
 def test_decoding_a_batch_gives_more_tokens_than_one_sequence() -> None:
     decoder = random_model(random_config(0, "MM-*-M"), 0)
-    one, many = (measure(decoder, Timing(prompt=1, batch=batch, context=40, steps=5, repeats=3)).decode for batch in (1, 32))
-    assert many > 2 * one
+
+    def rate(batch: int) -> float:
+        return measure(decoder, Timing(prompt=1, batch=batch, context=40, steps=5, repeats=3)).decode
+
+    assert any(rate(32) > 2 * rate(1) for _ in range(8)), "other work may spoil an attempt, a batch that is not faster fails all of them"
 
 
 def test_more_steps_than_context_are_refused() -> None:
