@@ -79,7 +79,7 @@ def joined(address: str, workers: int | None) -> Iterator[list[Start]]:
     Raises `BackendError` when there is none, or no ray.
     """
     try:
-        import ray  # takes seconds, and few have it
+        import ray  # pyright: ignore[reportMissingImports]  (takes seconds, and few have it)
     except ImportError:
         raise BackendError("Workers on several machines need ray; install it with: pip install 'amaru[ray]'") from None
     with redirect_stdout(sys.stderr):  # where ray prints what happens to its nodes
