@@ -58,8 +58,12 @@ def change(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def findings(directory):
+    return {claim["name"]: claim for claim in judge(directory)["claims"]}
+
+
 def verdicts(directory):
-    return {name: claim["verdict"] for name, claim in judge(directory)["claims"].items()}
+    return {name: claim["verdict"] for name, claim in findings(directory).items()}
 
 
 def test_every_claim_is_judged_and_shown(tmp_path, capsys):
@@ -68,11 +72,11 @@ def test_every_claim_is_judged_and_shown(tmp_path, capsys):
     assert "scratch: holds in part." in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
     assert "Heads within their groups" in page and page.count("<svg") == 3 and "nan" not in page
-    in_part = {name for name, claim in found["claims"].items() if claim["verdict"] == "holds in part"}
-    assert in_part == {"scratch"}, "more than the longest run is no 40 times"
-    assert {claim["verdict"] for claim in found["claims"].values()} == {"holds", "holds in part"} and found["missing"] == []
+    said = verdicts(tmp_path)
+    assert {name for name in said if said[name] == "holds in part"} == {"scratch"}, "more than the longest run is no 40 times"
+    assert {*said.values()} == {"holds", "holds in part"} and found["missing"] == []
     assert found["verdict"] == "holds in part"
-    assert "The large parent agrees." in found["claims"]["heads"]["sentence"]
+    assert "The large parent agrees (+0.400)." in findings(tmp_path)["heads"]["sentence"]
 
 
 @pytest.mark.parametrize(
@@ -100,8 +104,8 @@ def test_changed_records_change_the_verdict(tmp_path, claim, cell, values, expec
 def test_one_seed_that_disagrees_widens_the_interval(tmp_path):
     write(tmp_path)
     change(tmp_path / "small-seed1" / "cell-heads-ignoring groups.json", loss=2.0)
-    found = judge(tmp_path)["claims"]["heads"]
-    low, high = found["compared"]["loss"]["interval"]
+    found = findings(tmp_path)["heads"]
+    low, high = found["compared"]["loss"].bounds
     assert low < 0 < high and found["verdict"] == "holds in part"
 
 
@@ -112,7 +116,7 @@ def test_what_is_missing_is_named(tmp_path):
         (tmp_path / f"small-seed{seed}" / "speed-puzzle-light-minipuzzle-alone.json").unlink()
     found = judge(tmp_path)
     assert found["missing"] == ["small-seed1/states", "small-seed2/states"]
-    assert found["claims"]["states"]["verdict"] == found["claims"]["kept"]["verdict"] == found["verdict"] == "unfinished"
+    assert verdicts(tmp_path)["states"] == verdicts(tmp_path)["kept"] == found["verdict"] == "unfinished"
 
 
 def test_tokens_to_reach_a_loss():
@@ -126,7 +130,7 @@ def test_tokens_to_reach_a_loss():
 def test_twins_that_never_get_there_are_told_from_those_that_do(tmp_path):
     write(tmp_path)
     change(tmp_path / "small-seed0" / "cell-scratch-10.json", loss=3.0)
-    times = judge(tmp_path)["claims"]["scratch"]["times"]
+    times = findings(tmp_path)["scratch"]["times"]
     assert times[1:] == [None, None] and 4 < times[0] < 10
 
 

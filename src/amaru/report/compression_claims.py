@@ -31,23 +31,23 @@ def compression_claims_page(directory: Path) -> Page:
     """The page of `amaru reproduce compression`, from its verdict."""
     facts, found = read_record(directory / "run.json"), read_record(directory / "verdict.json")
     missing = [Prose(f"Not there yet: {', '.join(found['missing'])}. The same command goes on with them.")] if found["missing"] else []
-    cards = [Card(TITLES[name][0], claim["verdict"]) for name, claim in found["claims"].items()]
+    cards = [Card(TITLES[claim["name"]][0], claim["verdict"]) for claim in found["claims"]]
     return Page(
         title="What is claimed of compression",
         subtitle=f"{directory.name}, {facts['started']}",
         sections=[
             Section("In short", [Cards(cards), *missing]),
-            *(Section(TITLES[name][0], _blocks(name, claim, found["records"])) for name, claim in found["claims"].items()),
+            *(Section(TITLES[claim["name"]][0], _blocks(claim, found["records"])) for claim in found["claims"]),
             provenance(facts, {}),
         ],
         footer=f"amaru {facts['amaru']}",
     )
 
 
-def _blocks(name: str, claim: Mapping[str, Any], records: Mapping[str, Records]) -> list[Block]:
+def _blocks(claim: Mapping[str, Any], records: Mapping[str, Records]) -> list[Block]:
     """What is claimed, the verdict, a figure where one tells more, and the cells."""
     blocks: list[Block] = [Prose(claim["claim"]), Prose(f"{claim['verdict'].capitalize()}. {claim['sentence']}")]
-    prefix = TITLES[name][1]
+    name, prefix = claim["name"], TITLES[claim["name"]][1]
     if name in ("axes", "puzzle") and any(cell.startswith(prefix) for strand in records["small"] for cell in strand):
         caption = "Mean over the small parents; to the right is faster, lower is better. The parent is at 1."
         blocks.append(Drawing(loss_against_speed(records["small"], prefix), caption))

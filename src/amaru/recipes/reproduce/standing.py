@@ -57,7 +57,7 @@ def findings(claim: Claim, found: Mapping[str, Any]) -> list[dict[str, str]]:
             "sentence": part["sentence"],
             "verdict": part["verdict"],
         }
-        for part in (parts.values() if isinstance(parts, Mapping) else parts)
+        for part in parts
     ]
 
 

@@ -13,6 +13,7 @@ from amaru.recipes.reproduce.compression import axes, heads, puzzle, scratch, sp
 from amaru.recipes.reproduce.compression.settings import CompressionClaims, SizeName
 from amaru.recipes.reproduce.compression.strand import Record, Strand
 from amaru.recipes.reproduce.compression.verdicts import VERDICTS
+from amaru.recipes.reproduce.judging import judgement
 from amaru.recipes.reproduce.workers import Silence, workers
 from amaru.recipes.run import Progress, Run
 
@@ -80,10 +81,9 @@ def judge(directory: Path) -> dict[str, Any]:
         found = {name: _read(folder, name) for name, _ in cells(recipe, size)}
         missing += [f"{folder.name}/{name}" for name, record in found.items() if not record]
         records[size].append({name: record for name, record in found.items() if record})
-    claims = {name: verdict(records["small"], records["large"], recipe) for name, verdict in VERDICTS.items()}
-    together = _together([claim["verdict"] for claim in claims.values()])
-    sentence = " ".join(f"{name}: {claim['verdict']}." for name, claim in claims.items())
-    return {"verdict": together, "sentence": sentence, "claims": claims, "records": records, "missing": missing}
+    findings = [verdict(records["small"], records["large"], recipe) | {"name": name} for name, verdict in VERDICTS.items()]
+    short = " ".join(f"{found['name']}: {found['verdict']}." for found in findings)
+    return judgement(findings, missing, records=records) | {"sentence": short}
 
 
 def _name(size: SizeName, seed: int) -> str:
@@ -98,8 +98,3 @@ def _read(folder: Path, cell: str) -> Record:
     record = read_record(path)
     return record | (speeds.ratios(folder, record["student"]) if "student" in record else {})
 
-
-def _together(verdicts: list[str]) -> str:
-    if len(set(verdicts)) == 1:
-        return verdicts[0]
-    return "unfinished" if "unfinished" in verdicts else "holds in part"

@@ -1,49 +1,61 @@
-"""Verdicts, from the records of the cells and nothing else: a function per claim, each giving a verdict, a sentence and its figures."""
+"""Verdicts, from the records of the cells and nothing else: a function per claim, each giving a finding."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import exp, inf, log
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 from amaru.recipes.reproduce.compression.settings import CompressionClaims
 from amaru.recipes.reproduce.intervals import interval
+from amaru.recipes.reproduce.judging import HOLDS, NOT, PART, UNDECIDED, UNFINISHED, Bounds, Found, finding, together, told
 
-Strands = Sequence[Mapping[str, Mapping[str, Any]]]  # for each parent its records, by the name of the cell
-Found = dict[str, Any]
-UNFINISHED = "unfinished"
+Strand = Mapping[str, Mapping[str, Any]]  # the records of one parent, by the name of the cell
+Strands = Sequence[Strand]
 OTHERS = ("axes-ffn and hidden", "axes-depth", "axes-heads")
+SAME_LOSS, SAME_ACCURACY = 0.01, 0.99  # within 1 % of the parent's loss, or above 99 % of its accuracy
+FASTER_CROWD, FASTER = 1.05, 1.15  # times as fast as the parent
+AS_GOOD = 0.02  # nats by which uniform layers may be worse
+
+
+class Gap(NamedTuple):
+    """How much larger something is in one cell than in another, parent by parent."""
+
+    values: list[float]
+    bounds: Bounds
+
+    def __str__(self) -> str:
+        """`+0.123 (0.100 to 0.146)`"""
+        return f"{mean(self.values):+.3f} ({told(self.bounds, '+.3f')})" if self.bounds else "not known"
 
 
 def heads(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
     """Group-aware head pruning loses less than pruning that ignores groups, as cut and after short distillation."""
     claim = "Pruning Mamba heads within their groups beats pruning that ignores the groups, as cut and after a short distillation."
-    compared = {key: difference(small, "heads-ignoring groups", "heads-group-aware", key) for key in ("before", "loss")}
-    sentence = "Ignoring groups costs {before} nats as cut and {loss} after the same short distillation."
-    return _finding(claim, sentence, compared, _confirmed(large, "heads-ignoring groups", "heads-group-aware"))
+    cells = "heads-ignoring groups", "heads-group-aware"
+    gaps = {key: gap(small, *cells, key) for key in ("before", "loss")}
+    sentence = f"Ignoring groups costs {gaps['before']} nats as cut and {gaps['loss']} after the same short distillation."
+    return _compared(claim, sentence + _agrees(large, *cells), gaps)
 
 
 def axes(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
     """At one budget, cutting Mamba layers too is needed for the best loss and speed together."""
     claim = "At one budget, pruning along every axis, Mamba's included, ends with the lowest loss."
-    compared = {other: difference(small, other, "axes-every axis") for other in OTHERS}
-    sentence = "Beside pruning along every axis, after equal distillation: " + ", ".join(
-        f"{other.removeprefix('axes-')} alone {{{other}}}" for other in OTHERS
-    )
-    return _finding(claim, f"{sentence} nats.", compared, _confirmed(large, "axes-ffn and hidden", "axes-every axis"))
+    gaps = {other.removeprefix("axes-"): gap(small, other, "axes-every axis") for other in OTHERS}
+    listed = ", ".join(f"{other} alone {found}" for other, found in gaps.items())
+    sentence = f"Beside pruning along every axis, after equal distillation: {listed} nats."
+    return _compared(claim, sentence + _agrees(large, OTHERS[0], "axes-every axis"), gaps)
 
 
 def scratch(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
     """A shape trained from scratch needs many times the tokens of the student that was pruned and distilled."""
     claim = "From scratch, the student's shape needs many times its tokens to reach its loss (the paper: about 40 times)."
-    whole = [strand for strand in small if _lengths(recipe) <= strand.keys() and "axes-every axis" in strand]
-    times = [_times(strand, recipe) for strand in whole]
+    times = [_times(strand, recipe) for strand in small if _lengths(recipe) <= strand.keys() and "axes-every axis" in strand]
     if len(times) < 2:
-        return {"claim": claim, "verdict": UNFINISHED, "sentence": "Unfinished: fewer than two parents have all lengths.", "times": times}
+        return _unfinished(claim, "all lengths", times=times)
     most = recipe.multiples[-1]
-    verdict = "does not hold" if any(times) else "holds in part"
     reached = ", ".join(f"more than {most}" if each is None else f"{each:.1f}" for each in times)
     sentence = f"Times the student's tokens until the twin from scratch is as good: {reached}; more than {most} times was not tried."
-    return {"claim": claim, "verdict": verdict, "sentence": sentence, "times": times}
+    return finding(claim, NOT if any(times) else PART, sentence, times=times)
 
 
 def ranking(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
@@ -53,55 +65,46 @@ def ranking(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
     taus = [each["kendall_tau"] for each in ranked]
     changed = sum(each["winner_before"] != 1 for each in ranked)
     if len(ranked) < 2:
-        return {"claim": claim, "verdict": UNFINISHED, "sentence": "Unfinished: fewer than two searches are there.", "taus": taus}
-    verdict = "holds" if changed == len(ranked) else "holds in part" if changed else "does not hold"
-    sentence = (
-        f"The winner changed in {changed} of {len(ranked)} searches; Kendall's tau of the two orders over {recipe.contenders} candidates: "
-        + ", ".join("not defined" if tau is None else f"{tau:+.2f}" for tau in taus)
-        + "."
-    )
-    return {"claim": claim, "verdict": verdict, "sentence": sentence, "taus": taus, "changed": changed}
+        return _unfinished(claim, "a search", taus=taus)
+    listed = ", ".join("not defined" if tau is None else f"{tau:+.2f}" for tau in taus)
+    sentence = f"The winner changed in {changed} of {len(ranked)} searches; Kendall's tau of both orders of {recipe.contenders}: {listed}."
+    return finding(claim, HOLDS if changed == len(ranked) else PART if changed else NOT, sentence, taus=taus, changed=changed)
 
 
 def states(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
     """Half of the SSM state can go for little loss."""
     claim = f"With {recipe.state:.0%} of the state channels the model stays close to its parent and decodes faster at a large batch."
-    losses = [(strand["states"]["loss"], strand["states"]["parent_loss"]) for strand in small if "states" in strand]
-    gaps = [loss - parent for loss, parent in losses]
-    speeds = [strand["states"]["decode_crowd"] for strand in small if "decode_crowd" in strand.get("states", {})]
-    bounds = interval(gaps)
-    if bounds is None or len(speeds) < len(gaps):
-        return {"claim": claim, "verdict": UNFINISHED, "sentence": "Unfinished: losses or speeds are missing.", "gaps": gaps}
-    relative = mean(loss / parent - 1 for loss, parent in losses)
-    faster = mean(speeds)
-    verdict = "holds" if relative < 0.01 and faster > 1.05 else "holds in part" if relative < 0.01 or faster > 1.05 else "does not hold"
+    found = [strand["states"] for strand in small if "decode_crowd" in strand.get("states", {})]
+    gaps = _gap([each["loss"] - each["parent_loss"] for each in found])
+    if gaps.bounds is None:
+        return _unfinished(claim, "losses and speeds", gaps=gaps.values)
+    relative = mean(each["loss"] / each["parent_loss"] - 1 for each in found)
+    faster = mean(each["decode_crowd"] for each in found)
     sentence = (
-        f"Loss {mean(gaps):+.3f} nats ({bounds[0]:+.3f} to {bounds[1]:+.3f}), {relative:+.1%}; decoding at batch 32 is {faster:.2f} times "
-        "as fast. It holds where the loss is within 1 % and decoding 5 % faster."
+        f"Loss {gaps} nats, {relative:+.1%}; decoding at batch 32 is {faster:.2f} times as fast. "
+        f"It holds where the loss is within {SAME_LOSS:.0%} and decoding {FASTER_CROWD - 1:.0%} faster."
     )
-    return {"claim": claim, "verdict": verdict, "sentence": sentence, "gaps": gaps, "speeds": speeds}
+    return finding(claim, _both(relative < SAME_LOSS, faster > FASTER_CROWD), sentence, gaps=gaps.values, faster=faster)
 
 
 def puzzle(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
     """The integer program chooses better blocks than chance or size do."""
     claim = "Blocks chosen by the integer program beat blocks chosen at random and the choice of the most parameters."
     pairs = [(budget, other) for budget in ("light", "hard") for other in ("random", "largest")]
-    compared = {f"{budget} {other}": difference(small, f"puzzle-{budget}-{other}", f"puzzle-{budget}-puzzle") for budget, other in pairs}
-    sentence = "Beside the program's choice, after equal distillation: " + ", ".join(f"{name} {{{name}}}" for name in compared) + " nats."
-    return _finding(claim, sentence, compared, None)
+    gaps = {f"{budget} {other}": gap(small, f"puzzle-{budget}-{other}", f"puzzle-{budget}-puzzle") for budget, other in pairs}
+    listed = ", ".join(f"{name} {found}" for name, found in gaps.items())
+    return _compared(claim, f"Beside the program's choice, after equal distillation: {listed} nats.", gaps)
 
 
 def uniform(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
     """MiniPuzzle's uniform shapes are as good as blocks chosen layer by layer."""
     claim = "At a light budget uniform layers (MiniPuzzle) are no worse than blocks of each layer's own (Puzzle)."
-    found = {budget: difference(small, f"puzzle-{budget}-minipuzzle", f"puzzle-{budget}-puzzle") for budget in ("light", "hard")}
-    if any(each["interval"] is None for each in found.values()):
-        sentence = "Unfinished: fewer than two parents have all of it."
-        return {"claim": claim, "verdict": UNFINISHED, "sentence": sentence, "compared": found}
-    low, high = found["light"]["interval"]
-    verdict = "does not hold" if low > 0 else "holds" if high < 0.02 else "undecided"
-    sentence = f"MiniPuzzle beside Puzzle: {_told(found['light'])} nats at the light budget, {_told(found['hard'])} at the hard one."
-    return {"claim": claim, "verdict": verdict, "sentence": sentence, "compared": found}
+    gaps = {budget: gap(small, f"puzzle-{budget}-minipuzzle", f"puzzle-{budget}-puzzle") for budget in ("light", "hard")}
+    if not (light := gaps["light"].bounds) or not gaps["hard"].bounds:
+        return _unfinished(claim, "both methods", compared=gaps)
+    verdict = NOT if light[0] > 0 else HOLDS if light[1] < AS_GOOD else UNDECIDED
+    sentence = f"MiniPuzzle beside Puzzle: {gaps['light']} nats at the light budget, {gaps['hard']} at the hard one."
+    return finding(claim, verdict, sentence, compared=gaps)
 
 
 def kept(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
@@ -111,18 +114,17 @@ def kept(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
     shares = [each["accuracy"] / each["parent_accuracy"] for each in students]
     bounds = interval(shares)
     if bounds is None:
-        return {"claim": claim, "verdict": UNFINISHED, "sentence": "Unfinished: losses or speeds are missing.", "shares": shares}
+        return _unfinished(claim, "accuracy and speeds", shares=shares)
     decode, prefill = (mean(each[f"{what}_alone"] for each in students) for what in ("decode", "prefill"))
-    same, faster = bounds[0] > 0.99, min(decode, prefill) > 1.15
-    verdict = "holds" if same and faster else "holds in part" if same or faster else "does not hold"
     sentence = (
-        f"Four fifths of the parameters keep {mean(shares):.1%} of the accuracy ({bounds[0]:.1%} to {bounds[1]:.1%}), with prefill "
-        f"{prefill:.2f} and decode {decode:.2f} times as fast. It holds above 99 % and 1.15 times."
+        f"Four fifths of the parameters keep {mean(shares):.1%} of the accuracy ({told(bounds, '.1%')}), with prefill {prefill:.2f} and "
+        f"decode {decode:.2f} times as fast. It holds above {SAME_ACCURACY:.0%} and {FASTER} times."
     )
-    return {"claim": claim, "verdict": verdict, "sentence": sentence, "shares": shares, "decode": decode, "prefill": prefill}
+    verdict = _both(bounds[0] > SAME_ACCURACY, min(decode, prefill) > FASTER)
+    return finding(claim, verdict, sentence, shares=shares, decode=decode, prefill=prefill)
 
 
-VERDICTS = {
+VERDICTS: dict[str, Callable[[Strands, Strands, CompressionClaims], Found]] = {
     "heads": heads,
     "axes": axes,
     "scratch": scratch,
@@ -134,10 +136,39 @@ VERDICTS = {
 }
 
 
-def difference(strands: Strands, one: str, other: str, key: str = "loss") -> Found:
+def gap(strands: Strands, one: str, other: str, key: str = "loss") -> Gap:
     """How much larger `key` of cell `one` is than of cell `other`, over the parents that have both."""
-    values = [strand[one][key] - strand[other][key] for strand in strands if one in strand and other in strand]
-    return {"values": values, "mean": mean(values) if values else None, "interval": interval(values)}
+    return _gap([strand[one][key] - strand[other][key] for strand in strands if one in strand and other in strand])
+
+
+def _gap(values: list[float]) -> Gap:
+    return Gap(values, interval(values))
+
+
+def _compared(claim: str, sentence: str, gaps: Mapping[str, Gap]) -> Found:
+    """That every gap lies above zero with its interval."""
+    if any(found.bounds is None for found in gaps.values()):
+        return _unfinished(claim, "all of it", compared=gaps)
+    return finding(claim, together(_above_zero(found.bounds) for found in gaps.values()), sentence, compared=gaps)
+
+
+def _above_zero(bounds: Bounds) -> str:
+    low, high = bounds or (0.0, 0.0)
+    return HOLDS if low > 0 else NOT if high < 0 else UNDECIDED
+
+
+def _both(one: bool, other: bool) -> str:
+    return HOLDS if one and other else PART if one or other else NOT
+
+
+def _unfinished(claim: str, what: str, **figures: Any) -> Found:
+    return finding(claim, UNFINISHED, f"Unfinished: fewer than two parents have {what}.", **figures)
+
+
+def _agrees(large: Strands, one: str, other: str) -> str:
+    """Whether the large parents show the same, where there are any."""
+    values = gap(large, one, other).values
+    return "" if not values else f" The large parent {'agrees' if mean(values) > 0 else 'disagrees'} ({mean(values):+.3f})."
 
 
 def tokens_to_reach(loss: float, runs: Sequence[tuple[float, float]]) -> float | None:
@@ -153,38 +184,13 @@ def tokens_to_reach(loss: float, runs: Sequence[tuple[float, float]]) -> float |
     return None
 
 
-def _finding(claim: str, sentence: str, compared: Mapping[str, Found], confirmed: bool | None) -> Found:
-    """Holds where every difference lies above zero with its interval, in part where some do; undecided where none lies below it either."""
-    if any(found["interval"] is None for found in compared.values()):
-        sentence = "Unfinished: fewer than two parents have all of it."
-        return {"claim": claim, "verdict": UNFINISHED, "sentence": sentence, "compared": compared}
-    above = [found["interval"][0] > 0 for found in compared.values()]
-    below = any(found["interval"][1] < 0 for found in compared.values())
-    verdict = "holds" if all(above) else "holds in part" if any(above) else "does not hold" if below else "undecided"
-    words = {name: _told(found) for name, found in compared.items()}
-    at_large = "" if confirmed is None else f" The large parent {'agrees' if confirmed else 'disagrees'}."
-    sentence = sentence.format(**words) + at_large
-    return {"claim": claim, "verdict": verdict, "sentence": sentence, "compared": compared, "confirmed": confirmed}
-
-
-def _told(found: Found) -> str:
-    """`+0.123 (0.100 to 0.146)`"""
-    low, high = found["interval"]
-    return f"{found['mean']:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def _confirmed(large: Strands, one: str, other: str) -> bool | None:
-    found = difference(large, one, other)["mean"]
-    return None if found is None else found > 0
-
-
 def _lengths(recipe: CompressionClaims) -> set[str]:
     """The cells of one twin: each rate at the first multiple, then the best one."""
     first, *more = recipe.multiples
     return {f"scratch-{first}-{lr:g}" for lr in recipe.scratch_lrs} | {f"scratch-{multiple}" for multiple in more}
 
 
-def _times(strand: Mapping[str, Mapping[str, Any]], recipe: CompressionClaims) -> float | None:
+def _times(strand: Strand, recipe: CompressionClaims) -> float | None:
     """How many times the student's tokens its twin needs to be as good; None where the longest run does not get there."""
     student = strand["axes-every axis"]
     runs: dict[int, float] = {}
