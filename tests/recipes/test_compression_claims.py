@@ -8,7 +8,7 @@ from amaru.cli.main import main
 from amaru.config import to_dict
 from amaru.errors import ConfigError
 from amaru.recipes.reproduce.compression.claim import cells, judge
-from amaru.recipes.reproduce.compression.settings import CompressionClaims
+from amaru.recipes.reproduce.compression.settings import CompressionClaims, GroupAware
 from amaru.recipes.reproduce.compression.verdicts import tokens_to_reach
 
 RECIPE = CompressionClaims()
@@ -36,13 +36,14 @@ def record(name, seed):
     return found
 
 
-def write(directory):
-    facts = {"kind": "reproduce-compression", "recipe": to_dict(RECIPE), "started": "2026-11-21", "amaru": "0"}
+def write(directory, recipe=RECIPE):
+    kind = "reproduce-compression" if recipe is RECIPE else "reproduce-group-aware"
+    facts = {"kind": kind, "recipe": to_dict(recipe), "started": "2026-11-21", "amaru": "0"}
     (directory / "run.json").write_text(json.dumps(facts))
     for size, seed in (("small", 0), ("small", 1), ("small", 2), ("large", 0)):
         folder = directory / f"{size}-seed{seed}"
         folder.mkdir()
-        for name, _ in cells(RECIPE, size):
+        for name, _ in cells(recipe, size):
             (folder / f"cell-{name}.json").write_text(json.dumps(record(name, seed)))
             speed(folder, name, 1.3)
         speed(folder, "parent", 1.0)
@@ -59,7 +60,7 @@ def change(path, **values):
 
 
 def findings(directory):
-    return {claim["name"]: claim for claim in judge(directory)["claims"]}
+    return {claim["name"]: claim for claim in judge(CompressionClaims, directory)["claims"]}
 
 
 def verdicts(directory):
@@ -67,7 +68,7 @@ def verdicts(directory):
 
 
 def test_every_claim_is_judged_and_shown(tmp_path, capsys):
-    found = judge(write(tmp_path))
+    found = judge(CompressionClaims, write(tmp_path))
     assert main(["reproduce", "compression", "--judge", "--out", str(tmp_path)]) == 1
     assert "scratch: holds in part." in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
@@ -77,6 +78,15 @@ def test_every_claim_is_judged_and_shown(tmp_path, capsys):
     assert {*said.values()} == {"holds", "holds in part"} and found["missing"] == []
     assert found["verdict"] == "holds in part"
     assert "The large parent agrees (+0.400)." in findings(tmp_path)["heads"]["sentence"]
+
+
+def test_heads_alone_are_a_claim_of_their_own(tmp_path, capsys):
+    write(tmp_path, GroupAware())
+    there = sorted(path.stem for path in (tmp_path / "small-seed0").glob("cell-*"))
+    assert there == ["cell-heads-group-aware", "cell-heads-ignoring groups"]
+    assert main(["reproduce", "group-aware", "--judge", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("heads: holds.")
+    assert "Heads within their groups" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +124,7 @@ def test_what_is_missing_is_named(tmp_path):
     for seed in (1, 2):
         (tmp_path / f"small-seed{seed}" / "cell-states.json").unlink()
         (tmp_path / f"small-seed{seed}" / "speed-puzzle-light-minipuzzle-alone.json").unlink()
-    found = judge(tmp_path)
+    found = judge(CompressionClaims, tmp_path)
     assert found["missing"] == ["small-seed1/states", "small-seed2/states"]
     assert verdicts(tmp_path)["states"] == verdicts(tmp_path)["kept"] == found["verdict"] == "unfinished"
 

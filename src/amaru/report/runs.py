@@ -35,6 +35,7 @@ PAGES: dict[str, Callable[[Path], Page]] = {
     "eval": evaluation_run_page,
     "synth": synthesis_page,
     "reproduce-compression": compression_claims_page,
+    "reproduce-group-aware": compression_claims_page,
     "reproduce-fp8": fp8_page,
     "reproduce-tied-lora": tied_lora_page,
 }

@@ -13,7 +13,7 @@ from amaru.recipes.reproduce import fp8, tied_lora, tied_lora_verdict
 from amaru.recipes.reproduce.alignment import claim as alignment
 from amaru.recipes.reproduce.alignment.settings import AlignmentClaims
 from amaru.recipes.reproduce.compression import claim as compression
-from amaru.recipes.reproduce.compression.settings import CompressionClaims
+from amaru.recipes.reproduce.compression.settings import CompressionClaims, GroupAware
 from amaru.recipes.reproduce.speed import claim as speed
 from amaru.recipes.reproduce.speed import constant, fits, hymba_cache
 from amaru.recipes.reproduce.speed.settings import FortySevenB, FourB, LongContext, SpeedClaim
@@ -75,9 +75,17 @@ CLAIMS = {
         "Group-aware pruning, Mamba axes, distillation with 40 times fewer tokens (Minitron-SSM, MiniPuzzle, Puzzle).",
         CompressionClaims,
         compression.make,
-        compression.judge,
+        partial(compression.judge, CompressionClaims),
         side_by_side=True,
         setting="Three parents of 3.7 M parameters and one of 15 M, trained, cut and distilled on this CPU",
+    ),
+    "group-aware": Claim(
+        "Mamba heads are pruned within their groups (Minitron-SSM, 2504.11409, 3).",
+        GroupAware,
+        compression.make,
+        partial(compression.judge, GroupAware),
+        side_by_side=True,
+        setting="Three parents of 3.9 M parameters whose 16 heads are in 8 groups, trained, cut and distilled on this CPU",
     ),
     "hymba-cache": Claim(
         "Hymba-1.5B's cache is 11.67 times smaller than that of Llama-3.2-3B, and it is 3.49 times as fast (2411.13676).",

@@ -30,17 +30,18 @@ def strands(recipe: CompressionClaims) -> Iterator[tuple[SizeName, int]]:
 
 def cells(recipe: CompressionClaims, size: SizeName) -> Iterator[tuple[str, Measure]]:
     """Names and measurements of one parent's cells, in the order they are made; the large parent confirms the first three claims."""
-    for variant in heads.VARIANTS:
-        yield f"heads-{variant}", partial(heads.measure, variant=variant)
-    for variant in axes.SPACES:
-        yield f"axes-{variant}", partial(axes.measure, variant=variant)
-    first, *more = recipe.multiples
-    for lr in recipe.scratch_lrs:
-        yield f"scratch-{first}-{lr:g}", partial(scratch.measure, multiple=first, lr=lr)
-    for multiple in more:
-        yield f"scratch-{multiple}", partial(scratch.at_best_rate, multiple=multiple)
-    if size == "small":
+    parts = set(recipe.parts) if size == "small" else {*recipe.parts} & {"heads", "axes", "scratch"}
+    if "heads" in parts:
+        yield from ((f"heads-{variant}", partial(heads.measure, variant=variant)) for variant in heads.VARIANTS)
+    if "axes" in parts:
+        yield from ((f"axes-{variant}", partial(axes.measure, variant=variant)) for variant in axes.SPACES)
+    if "scratch" in parts:
+        first, *more = recipe.multiples
+        yield from ((f"scratch-{first}-{lr:g}", partial(scratch.measure, multiple=first, lr=lr)) for lr in recipe.scratch_lrs)
+        yield from ((f"scratch-{multiple}", partial(scratch.at_best_rate, multiple=multiple)) for multiple in more)
+    if "states" in parts:
         yield "states", states.measure
+    if "puzzle" in parts:
         for budget, method in itertools.product(puzzle.BUDGETS, puzzle.METHODS):
             yield f"puzzle-{budget}-{method}", partial(puzzle.measure, budget=budget, method=method)
 
@@ -52,7 +53,7 @@ def make(recipe: CompressionClaims, run: Run, jobs: int = 1) -> None:
         answers = {_name(*each): hand_out(fill, recipe, *each, run.directory, progress) for each in strands(recipe)}
         for name, answer in answers.items():
             run.progress.note(f"{name}: {answer()} cells")
-    for size, seed in strands(recipe):
+    for size, seed in strands(recipe) if "speeds" in recipe.parts else ():
         with strand_in(recipe, size, seed, run.directory, run.progress) as strand:
             speeds.measure_all(strand)
 
@@ -71,9 +72,9 @@ def strand_in(recipe: CompressionClaims, size: SizeName, seed: int, directory: P
         yield Strand(recipe, size, seed, run)
 
 
-def judge(directory: Path) -> dict[str, Any]:
-    """The verdicts, from the records that are there: `judge(Path("runs/reproduce-compression"))["claims"]`."""
-    recipe = from_dict(CompressionClaims, read_record(directory / "run.json")["recipe"])
+def judge(kind: type[CompressionClaims], directory: Path) -> dict[str, Any]:
+    """The verdicts, from the records that are there: `judge(CompressionClaims, Path("runs/reproduce-compression"))["claims"]`."""
+    recipe = from_dict(kind, read_record(directory / "run.json")["recipe"])
     records: dict[SizeName, list[dict[str, Record]]] = {"small": [], "large": []}
     missing: list[str] = []
     for size, seed in strands(recipe):
@@ -81,7 +82,8 @@ def judge(directory: Path) -> dict[str, Any]:
         found = {name: _read(folder, name) for name, _ in cells(recipe, size)}
         missing += [f"{folder.name}/{name}" for name, record in found.items() if not record]
         records[size].append({name: record for name, record in found.items() if record})
-    findings = [verdict(records["small"], records["large"], recipe) | {"name": name} for name, verdict in VERDICTS.items()]
+    asked = ((name, verdict) for name, (part, verdict) in VERDICTS.items() if part in recipe.parts)
+    findings = [verdict(records["small"], records["large"], recipe) | {"name": name} for name, verdict in asked]
     short = " ".join(f"{found['name']}: {found['verdict']}." for found in findings)
     return judgement(findings, missing, records=records) | {"sentence": short}
 

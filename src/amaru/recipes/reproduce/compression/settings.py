@@ -1,6 +1,7 @@
 """The settings of the compression claims: parents, budgets, tokens, and who is repeated how often."""
 
-from typing import Literal
+from dataclasses import replace
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +12,7 @@ from amaru.recipes.shape import Shape
 from amaru.recipes.text import PYTHON, TextRecipe
 
 SizeName = Literal["small", "large"]
+Part = Literal["heads", "axes", "scratch", "states", "puzzle", "speeds"]
 
 
 class Size(Config):
@@ -45,8 +47,11 @@ class CompressionClaims(Config):
     contenders    how many candidates are ranked before and after a short distillation
     multiples     how many times the student's tokens its twin from scratch gets, ascending
     scratch_lrs   peak learning rates that the twin may choose from, at the first multiple
+
+    `parts` is which of the cells are made.
     """
 
+    parts: ClassVar[tuple[Part, ...]] = ("heads", "axes", "scratch", "states", "puzzle", "speeds")
     text: TextRecipe = TextRecipe(data=(PYTHON,), vocab=2048, row_length=256, limit_megabytes=12.0)
     small: Size = SMALL
     large: Size = LARGE
@@ -69,3 +74,11 @@ class CompressionClaims(Config):
 
     def size(self, name: SizeName) -> Size:
         return self.small if name == "small" else self.large
+
+
+class GroupAware(CompressionClaims):
+    """`GroupAware()`: heads alone, on parents whose heads are in eight groups of two, as many groups as Nemotron-H has."""
+
+    parts: ClassVar[tuple[Part, ...]] = ("heads",)
+    small: Size = replace(SMALL, shape=replace(SMALL.shape, groups=8, state=32), parent=replace(SMALL.parent, tokens=1_500_000))
+    large: Size = replace(LARGE, seeds=())

@@ -5,7 +5,7 @@ from math import exp, inf, log
 from statistics import mean
 from typing import Any, NamedTuple
 
-from amaru.recipes.reproduce.compression.settings import CompressionClaims
+from amaru.recipes.reproduce.compression.settings import CompressionClaims, Part
 from amaru.recipes.reproduce.intervals import interval
 from amaru.recipes.reproduce.judging import HOLDS, NOT, PART, UNDECIDED, UNFINISHED, Bounds, Found, finding, together, told
 
@@ -124,15 +124,16 @@ def kept(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
     return finding(claim, verdict, sentence, shares=shares, decode=decode, prefill=prefill)
 
 
-VERDICTS: dict[str, Callable[[Strands, Strands, CompressionClaims], Found]] = {
-    "heads": heads,
-    "axes": axes,
-    "scratch": scratch,
-    "ranking": ranking,
-    "kept": kept,
-    "puzzle": puzzle,
-    "uniform": uniform,
-    "states": states,
+Verdict = Callable[[Strands, Strands, CompressionClaims], Found]
+VERDICTS: dict[str, tuple[Part, Verdict]] = {  # with the cells that each is about
+    "heads": ("heads", heads),
+    "axes": ("axes", axes),
+    "scratch": ("scratch", scratch),
+    "ranking": ("axes", ranking),
+    "kept": ("puzzle", kept),
+    "puzzle": ("puzzle", puzzle),
+    "uniform": ("puzzle", uniform),
+    "states": ("states", states),
 }
 
 
