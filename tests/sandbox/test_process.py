@@ -20,6 +20,18 @@ def test_what_ends_without_an_error_passes() -> None:
     assert not run("import sys; sys.exit(3)").passed
 
 
+@pytest.mark.parametrize("leaving", ["import sys; sys.exit(0)", "raise SystemExit", "import os; os._exit(0)", "exit()"])
+def test_a_program_that_leaves_before_its_tests_does_not_pass(leaving: str) -> None:
+    assert not run(f"{leaving}\nassert False").passed
+
+
+def test_limits_that_are_tighter_already_stay_as_they_are() -> None:
+    program = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))\nimport confined\nassert confined.confine(5, 2**30)\n"
+    program += "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (16, 16)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=CONFINED.parent)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_loops_and_memory_and_files_have_limits() -> None:
     start = time.monotonic()
     assert "still running" in run("import time\nwhile True: time.sleep(0.1)", seconds=1).error

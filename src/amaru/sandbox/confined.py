@@ -2,7 +2,8 @@
 
     python confined.py SECONDS BYTES < program.py
 
-Exits with `NO_LIMITS` when the network cannot be taken from it, and runs nothing then.
+Exits with `NO_LIMITS` when the network cannot be taken from it, and runs nothing then; with `ENDED` when the program ran to its last line.
+A program that leaves earlier, by `sys.exit(0)` before its tests, has not.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ import sys
 NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000
 NO_NEW_PRIVILEGES, SECCOMP, FILTER = 38, 22, 2  # prctl's names for them
 FILE_BYTES, FILES = 2**20, 32
-NO_LIMITS = 97
+NO_LIMITS, ENDED = 97, 96
 SOCKET = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}  # as seccomp names the machine, and the call that makes sockets
 IO_URING, OTHER_CALLS = 425, 0x40000000  # sockets by another way; and calls of another numbering
 LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
@@ -31,7 +32,9 @@ def confine(seconds: int, memory: int) -> bool:
         resource.RLIMIT_NOFILE: FILES,
         resource.RLIMIT_CORE: 0,
     }
-    for kind, most in limits.items():
+    for kind, wanted in limits.items():
+        given = resource.getrlimit(kind)[1]
+        most = wanted if given == resource.RLIM_INFINITY else min(wanted, given)
         resource.setrlimit(kind, (most, most))
     return without_network() or without_sockets()
 
@@ -67,3 +70,4 @@ if __name__ == "__main__":
     if not confine(int(sys.argv[1]), int(sys.argv[2])):
         sys.exit(NO_LIMITS)
     exec(compile(source, "answer.py", "exec"), {"__name__": "__main__"})
+    sys.exit(ENDED)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from amaru.errors import ConfigError
-from amaru.sandbox.confined import NO_LIMITS
+from amaru.sandbox.confined import ENDED, NO_LIMITS
 
 CONFINED = Path(__file__).with_name("confined.py")
 OUTPUT = 2000  # characters of an error that are kept
@@ -23,7 +23,7 @@ STARTING = 10  # seconds that an empty program may take
 
 
 class Ran(NamedTuple):
-    """Whether the code ended by itself without an error, and the end of what it complained about."""
+    """Whether the code ran to its last line without an error, and the end of what it complained about."""
 
     passed: bool
     error: str
@@ -32,11 +32,11 @@ class Ran(NamedTuple):
 def run(code: str, seconds: int = 10, memory: int = 2**30) -> Ran:
     """`run("assert 1 + 1 == 2").passed`: at most so many seconds, and bytes of address space.
 
-    Raises `ConfigError` on systems where a process cannot be limited, or the network not be taken from it.
+    Raises `ConfigError` on systems where a process cannot be limited, the network not be taken from it, or not even an empty program run.
     """
     _require_limits()
     status, error = _run(code, seconds, memory)
-    return Ran(status == 0, error[-OUTPUT:])
+    return Ran(status == ENDED, error[-OUTPUT:])
 
 
 @cache
@@ -44,8 +44,12 @@ def _require_limits() -> None:
     """Asked once: what runs later cannot say that it is not limited."""
     if sys.platform != "linux":
         raise ConfigError("Code that a model wrote is run on Linux only, where a process can be limited; leave this out.")
-    if _run("", STARTING, 2**30)[0] == NO_LIMITS:
+    status, error = _run("", STARTING, 2**30)
+    if status == NO_LIMITS:
         raise ConfigError("This system lets nobody take the network from a process, so code that a model wrote is not run here.")
+    if status != ENDED:
+        reason = error.strip().rpartition("\n")[2] or f"exit status {status}"
+        raise ConfigError(f"Not even an empty program runs within limits here, so no code that a model wrote is judged: {reason}.")
 
 
 def _run(code: str, seconds: int, memory: int) -> tuple[int | None, str]:
