@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from amaru.errors import DataError
-from amaru.instructions import CHECKS, check_of
+from amaru.instructions import CHECKS, check_of, instructions_of
 
 CASES = {
     "keywords:existence": [
@@ -122,8 +122,24 @@ def test_what_is_unknown_is_said() -> None:
         check_of("poetry:rhyme", {})
     with pytest.raises(ValueError, match="takes num_words, relation"):
         check_of("length_constraints:number_words", {"num_words": 3})
+    with pytest.raises(ValueError, match=r"counts in whole numbers; got 2\.5"):
+        check_of("length_constraints:number_words", {"num_words": 2.5, "relation": "at least"})
     with pytest.raises(DataError, match="at least"):
         check_of("length_constraints:number_words", {"num_words": 3, "relation": "more than"})("text")
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        ("length_constraints:number_words", {"num_words": 3, "relation": "more than"}, "compares by"),
+        ("length_constraints:number_words", {"num_words": "3", "relation": "at least"}, "cannot be checked with {'num_words': '3'"),
+        ("keywords:frequency", {"keyword": 3, "relation": "at least", "frequency": 1}, "cannot be checked with"),
+        ("keywords:existence", 3, "each set of arguments must be an object"),
+    ],
+)
+def test_arguments_that_nothing_can_be_checked_by_are_told_where_a_row_is_read(kind, arguments, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        instructions_of({"instruction_id_list": [kind], "kwargs": [arguments]})
 
 
 def test_arguments_are_named_as_in_the_files() -> None:

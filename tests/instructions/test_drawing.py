@@ -110,7 +110,7 @@ def test_lengths_and_keywords_are_those_given() -> None:
 def test_what_cannot_be_drawn_is_said() -> None:
     with pytest.raises(ConfigError, match="no instruction 'poetry:rhyme'"):
         draw(0, kinds=["poetry:rhyme"])
-    with pytest.raises(ConfigError, match="0 < low < high"):
+    with pytest.raises(ConfigError, match="1 < low < high"):
         draw(0, length=(5, 5))
     with pytest.raises(ConfigError, match="got 2 keywords"):
         draw(0, keywords=["sun", "sea"])

@@ -23,6 +23,9 @@ from amaru.instructions import comes_to
         ("The capital is **Paris**.", "Paris", True),
         ("The capital is not-Paris.", "Paris", False),
         (r"\boxed{Rome}, not Paris", "Paris", False),
+        (r"\boxed{4.2e1}", "42", True),
+        (r"\boxed{1e999999999}", "42", False),
+        (r"\boxed{1/0}", "42", False),
     ],
 )
 def test_results_are_compared_as_numbers_where_they_are(answer, expected, same):

@@ -19,11 +19,18 @@ def check_of(name: str, arguments: Mapping[str, Any]) -> Check:
     check = CHECKS.get(name) or FURTHER.get(name)
     if check is None:
         raise ValueError(f"the instruction '{name}' is not one of IFEval's {len(CHECKS)}, nor one of our further {len(FURTHER)}")
-    given = {key: int(value) if isinstance(value, float) else value for key, value in arguments.items() if value is not None}
+    given = {key: _whole(name, value) for key, value in arguments.items() if value is not None}
     wanted = list(inspect.signature(check).parameters)[1:]
     if set(given) != set(wanted):
         raise ValueError(f"{name} takes {', '.join(wanted) or 'no arguments'}; got {', '.join(given) or 'none'}")
     return partial(check, **given)
+
+
+def _whole(name: str, value: Any) -> Any:
+    """Counts may have come as 3.0; none is 2.5."""
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{name} counts in whole numbers; got {value}")
+    return int(value) if isinstance(value, float) else value
 
 
 def followed(text: str, check: Check) -> bool:

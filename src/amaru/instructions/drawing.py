@@ -135,15 +135,15 @@ def draw(
 ) -> tuple[Instruction, ...]:
     """`count` instructions that one answer can follow, the same for the same arguments; fewer where no more of `kinds` go together.
 
-    length   [low, high) of the number of words where one is asked for
+    length   [low, high) of the number of words where one is asked for, from 2: less than 1 word would be none
     prompt   what is asked besides; without it, repeating the prompt is not drawn
     Raises `ConfigError` for a kind that is not known, fewer than 7 keywords, and a range of lengths without a number in it.
     """
     if unknown := [kind for kind in kinds if kind not in ARGUMENTS]:
         raise ConfigError(f"There is no instruction '{unknown[0]}'. There is: {', '.join(KINDS)}.")
-    if not 0 < length[0] < length[1] or len(set(keywords)) < FEWEST:
+    if not 1 < length[0] < length[1] or len(set(keywords)) < FEWEST:
         raise ConfigError(
-            f"Instructions are drawn from {FEWEST} keywords or more and lengths [low, high) with 0 < low < high; "
+            f"Instructions are drawn from {FEWEST} keywords or more and lengths [low, high) with 1 < low < high; "
             f"got {len(set(keywords))} keywords and {length}."
         )
     generator = random.Random(f"instructions {seed}")

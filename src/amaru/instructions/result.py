@@ -5,6 +5,7 @@ from fractions import Fraction
 
 MARKS = (re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}"), re.compile(r"####\s*(.+)"))
 NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?")
+NUMERAL = re.compile(r"[+-]?(?:\d+/\d+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)")  # 1e999999999 would fill the memory
 FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 
 
@@ -30,7 +31,7 @@ def _marked(text: str) -> str | None:
 def _number(text: str) -> Fraction | None:
     bare = re.sub(r"[\s,$%]|\\[%$]", "", FRACTION.sub(r"\1/\2", text)).rstrip(".")
     try:
-        return Fraction(bare)
+        return Fraction(bare) if NUMERAL.fullmatch(bare) else None
     except (ValueError, ZeroDivisionError):
         return None
 
