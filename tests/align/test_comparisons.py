@@ -104,6 +104,15 @@ WRONG = {
 }
 
 
+def test_scored_answers_of_one_prompt_stand_best_first_whatever_their_order(tmp_path: Path) -> None:
+    rows = [{"messages": [*ASKED, answer(text)], "attributes": {}, "score": score} for text, score in (("5", 1.0), ("4", 3.0), ("3", 2.0))]
+    (found,) = read([write_rows(tmp_path / "rated.jsonl", *rows)]).found
+    assert [each.text for each in found.answers] == ["4", "3", "5"] and found.pairs == ((0, 1), (0, 2), (1, 2))
+    assert not unlike([found], rewards=False)
+    tools = [row | {"tools": [{"name": "sum"}]} for row in rows[:1]]
+    assert len(read([write_rows(tmp_path / "rated.jsonl", *rows[1:], *tools)], least=1).found) == 2  # asked with tools is asked otherwise
+
+
 def test_what_is_wrong_with_a_row_is_said_with_its_place(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "pairs.jsonl", pair(), *WRONG.values(), pair(), pair("4", "six"))
     found = read([path])

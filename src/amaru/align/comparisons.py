@@ -218,6 +218,13 @@ def write_dropped(path: Path, dropped: Sequence[Dropped]) -> None:
         temporary.write_text("".join(json.dumps(each._asdict(), ensure_ascii=False) + "\n" for each in dropped), encoding="utf-8")
 
 
+def without_first_turn(messages: list[Message]) -> list[Message] | None:
+    """Up to the next question of the user; a system message stays. None where nothing earlier is left."""
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    later = [place for place, message in enumerate(messages) if message["role"] == "user" and place > len(system)]
+    return [*system, *messages[later[0] :]] if later else None
+
+
 def _parquet(records: list[dict[str, Any]], path: Path) -> None:
     try:
         import pyarrow

@@ -10,6 +10,7 @@
     LLMBar         input, output_1, output_2, label
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -100,6 +101,8 @@ def _ultrafeedback(source: str, record: Record) -> Read:
 def _preference(source: str, record: Record) -> Read:
     """Positive where the second is better. The strength is an attribute: `--reward preference` makes it the reward."""
     strength = _number(source, "preference_strength", record["preference_strength"])
+    if not math.isfinite(strength):
+        raise DataError(f"{source}: preference_strength must be finite, as it says which answer is better; it is {strength}.")
     first, second = (_text(source, name, record[name]) for name in ("response_1", "response_2"))
     answers = [Answer(first, None, {"preference": max(0.0, -strength)}), Answer(second, None, {"preference": max(0.0, strength)})]
     return helpsteer_turns(_text(source, "prompt", record["prompt"])), answers[:: -1 if strength > 0 else 1], strength != 0

@@ -127,13 +127,13 @@ def _array(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _by_prompt(rows: Iterable[tuple[str, Comparison]]) -> Iterator[Comparison]:
-    """Rows of one rated answer each, joined where they answer the same prompt; others as they are."""
+    """Rows of one rated answer each, joined where they answer the same prompt, best first if they have rewards; others as they are."""
     joined: dict[str, Comparison] = {}
     for layout, row in rows:
         if layout not in RATINGS:
             yield row
             continue
-        key = json.dumps(row.messages)
+        key = json.dumps([row.messages, row.values])
         before = joined.get(key)
         joined[key] = row if before is None else replace(before, answers=(*before.answers, *row.answers))
-    yield from joined.values()
+    yield from (each.rewarded([answer.reward for answer in each.answers]) for each in joined.values())

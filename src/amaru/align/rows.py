@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from amaru.align.comparisons import Comparison, Dropped, Message, required, told
+from amaru.align.comparisons import Comparison, Dropped, Message, required, told, without_first_turn
 from amaru.align.losses import Groups, mean_over
 from amaru.config import Artifact, fingerprint_bytes
 from amaru.data.chat import Ambiguous, Template
@@ -256,10 +256,3 @@ class _Packer:
 
     def _refusal(self, each: Comparison) -> Callable[[str, str], None]:
         return lambda reason, sentence: self.dropped.append(Dropped(each.source, reason, f"{each.source}: {sentence}"))
-
-
-def without_first_turn(messages: list[Message]) -> list[Message] | None:
-    """Up to the next question of the user; a system message stays. None where nothing earlier is left."""
-    system = messages[:1] if messages[0]["role"] == "system" else []
-    later = [place for place, message in enumerate(messages) if message["role"] == "user" and place > len(system)]
-    return [*system, *messages[later[0] :]] if later else None

@@ -18,7 +18,7 @@ class Gate(Config):
 
     verified  the least share of what was asked that the chosen answer does, where somebody can check
     reward    the least reward of the chosen answer, where the reward model decided
-    gap       the least difference of rewards between the chosen and the rejected answer
+    gap       the reward of the chosen answer must be higher than that of the rejected one by more than this
     """
 
     verified: float = Field(default=1.0, ge=0, le=1)

@@ -85,7 +85,8 @@ def prompt_of(source: str, record: Mapping[str, Any]) -> Prompt:
     messages = record.get("messages") or record.get("prompt")
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
-    if not isinstance(messages, list) or not all(isinstance(each, Mapping) and isinstance(each.get("content"), str) for each in messages):
+    fits = isinstance(messages, list) and all(isinstance(each, Mapping) and isinstance(each.get("content"), str) for each in messages)
+    if not fits or not messages:
         raise DataError(f"{source} is no prompt: it needs prompt (a text) or messages (role and content); it has {', '.join(record)}.")
     if not all(isinstance(each.get("role"), str) for each in messages) or not messages[-1]["content"].strip():
         raise DataError(f"{source} is no prompt: a message without a role, or nothing asked in the last one.")
@@ -93,9 +94,11 @@ def prompt_of(source: str, record: Mapping[str, Any]) -> Prompt:
         raise DataError(f"{source} ends with an answer; a prompt ends with a turn of somebody else.")
     try:
         instructions = instructions_of(record) if record.get("instruction_id_list") else ()
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise DataError(f"{source}: {error}.") from None
     answer = record.get("answer")
+    if answer is not None and not str(answer).strip():
+        raise DataError(f"{source}: the answer that is to be come to is empty; leave it out where nobody knows it.")
     return Prompt(tuple(messages), instructions, None if answer is None else str(answer), source, record)
 
 
