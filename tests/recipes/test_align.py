@@ -191,7 +191,7 @@ def test_what_is_refused(folder: Path, capsys: pytest.CaptureFixture, words: lis
         (0, {"judging": {"reward_model": "nowhere"}}, "Round rpo: .*nowhere"),
         (0, {"judging": {"reward_model": "{}/start"}}, "Round rpo: .*is no reward model"),
         (0, {"judging": {"judge_model": "nowhere"}}, "Round rpo: There is no checkpoint directory nowhere"),
-        (0, {"judging": {"verifier": "nowhere.py:passes"}}, "Round rpo: There is no verifier nowhere.py:passes"),
+        (0, {"judging": {"verifier": "nowhere.py:passes"}}, "Round rpo: There is no function nowhere.py:passes"),
         (0, {"others": ["nowhere"]}, "Round rpo: There is no checkpoint directory nowhere"),
         (1, {"teacher": "nowhere"}, "Round taught: There is no checkpoint directory nowhere"),
     ],

@@ -9,9 +9,9 @@ from tests.align.rounds.small import row, speaker
 from amaru.align.comparisons import Comparison
 from amaru.align.rounds import Answered, Gate, Judges, Prompt, compared, judge
 from amaru.align.rounds.duel import JudgeModel
-from amaru.align.rounds.judging import verifier_named
 from amaru.align.rounds.pairing import spread
 from amaru.align.rounds.prompts import prompt_of
+from amaru.config.functions import function_named
 from amaru.errors import ConfigError, DataError
 
 CHECKED = prompt_of("p:1", row("sun", "sea"))
@@ -98,10 +98,11 @@ def test_a_judge_model_is_asked_both_ways_round() -> None:
 def test_a_verifier_of_one_s_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("def short(record, text):\n    return float(len(text) <= record['most'])\n\ndef wrong(record, text):\n    return 2\n")
+    by = lambda name: Judges(function=function_named(f"{file}:{name}"))  # noqa: E731
     prompt = Prompt(FREE.messages, record={"most": 2})
-    (found,) = judge([prompt], [said("hi", "hello")], Judges(function=verifier_named(f"{file}:short")))
+    (found,) = judge([prompt], [said("hi", "hello")], by("short"))
     assert [each.verified for each in found] == [1.0, 0.0]
     with pytest.raises(DataError, match=r"the verifier gave 2\.0"):
-        judge([prompt], [said("hi", "hello")], Judges(function=verifier_named(f"{file}:wrong")))
-    with pytest.raises(ConfigError, match="no verifier"):
-        verifier_named(f"{file}:missing")
+        judge([prompt], [said("hi", "hello")], by("wrong"))
+    with pytest.raises(DataError, match=r"p:2: the verifier ended in KeyError: 'most'"):
+        judge([FREE], [said("hi", "hello")], by("short"))

@@ -1,16 +1,13 @@
 """Who says how good an answer is: a verifier where one can, else a reward model, else a model that compares two answers both ways round."""
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from amaru.align.comparisons import Scorer
 from amaru.align.rounds.answering import Answered
 from amaru.align.rounds.prompts import Prompt
-from amaru.errors import ConfigError, DataError
+from amaru.errors import DataError
 
 By = Literal["verifier", "reward model", "judge model"]
 Rewards = list[float | None]
@@ -92,25 +89,10 @@ def _verified(prompt: Prompt, text: str, judges: Judges) -> float | None:
     found = prompt.verified(text) if judges.verify else None
     if judges.function is None:
         return found
-    own = float(judges.function(prompt.record, text))
+    try:
+        own = float(judges.function(prompt.record, text))
+    except Exception as error:  # the function is the user's, and may end in anything
+        raise DataError(f"{prompt.source}: the verifier ended in {type(error).__name__}: {error}.") from error
     if not 0 <= own <= 1:
         raise DataError(f"{prompt.source}: the verifier gave {own}; it gives 0 (wrong) to 1 (right).")
     return own if found is None else min(own, found)
-
-
-def verifier_named(place: str) -> Function:
-    """`verifier_named("checks.py:passes")` or `package.module:name`: a function of a prompt's record and an answer, 0 to 1.
-
-    Raises `ConfigError` when there is no such function.
-    """
-    where, _, name = place.partition(":")
-    try:
-        if not where.endswith(".py"):
-            return getattr(importlib.import_module(where), name)
-        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return getattr(module, name)
-    except (ImportError, FileNotFoundError, AttributeError, ValueError) as error:
-        raise ConfigError(f"There is no verifier {place}: {error}. It is named as file.py:function or package.module:function.") from None

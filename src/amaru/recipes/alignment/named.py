@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from amaru.align.rounds.judging import verifier_named
+from amaru.config.functions import function_named
 from amaru.data.templates import template_of
 from amaru.errors import AmaruError, ConfigError
 from amaru.models.checkpoint import Checkpoint
@@ -48,7 +48,7 @@ def _check_judges(judging: Judging, directory: Path) -> None:
     if judging.reward_model is not None and _awaited(judging.reward_model, directory):
         said_of(judging.reward_model)
     if judging.verifier is not None:
-        verifier_named(judging.verifier)
+        function_named(judging.verifier)
 
 
 def _awaited(path: str, directory: Path) -> bool:

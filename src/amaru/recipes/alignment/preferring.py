@@ -10,9 +10,9 @@ from amaru.align import Comparisons, read, write
 from amaru.align.reward import rewards_by
 from amaru.align.rounds import Judged, Judges, Speaker, compared, judge
 from amaru.align.rounds.duel import JudgeModel
-from amaru.align.rounds.judging import verifier_named
 from amaru.align.rounds.prompts import fingerprint_of
 from amaru.config import atomic_file, fingerprint_bytes, fingerprint_file
+from amaru.config.functions import function_named
 from amaru.config.records import read_lines
 from amaru.errors import DataError
 from amaru.models.checkpoint import fingerprint, load
@@ -89,7 +89,7 @@ def judges(judging: Judging, device: torch.device) -> Judges:
     if judging.judge_model is not None:
         decoder = load(judging.judge_model, torch.float32, device)
         duel = JudgeModel(Speaker.of(decoder, tokenizer_of(judging.judge_model), judging.judge_template))
-    function = None if judging.verifier is None else verifier_named(judging.verifier)
+    function = None if judging.verifier is None else function_named(judging.verifier)
     reward = None if judging.reward_model is None else rewards_by(scorer(judging.reward_model, device=device))
     return Judges(verify=judging.verify, function=function, scorer=reward, duel=duel)
 

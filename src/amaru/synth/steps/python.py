@@ -1,8 +1,6 @@
 """Functions of one's own."""
 
 import asyncio
-import importlib
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from amaru.config.functions import function_named
 from amaru.errors import ConfigError
 from amaru.synth.row import Dropped
 from amaru.synth.steps.step import Done, Known, Making
@@ -31,17 +30,10 @@ class Python(Making):
 
     def find(self, directory: Path) -> Callable[[dict[str, Any]], Any]:
         """Raises `ConfigError` when there is no such function."""
-        place, _, name = self.function.partition(":")
         try:
-            if not place.endswith(".py"):
-                return getattr(importlib.import_module(place), name)
-            spec = importlib.util.spec_from_file_location(Path(place).stem, directory / place)
-            assert spec and spec.loader
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            return getattr(module, name)
-        except Exception as error:  # the module is the user's, and may end in anything
-            raise ConfigError(f"Step {self.name} has no function {self.function}: {error}.") from error
+            return function_named(self.function, directory)
+        except ConfigError as error:
+            raise ConfigError(f"Step {self.name}: {error}") from error
 
     async def make(self, unit: Unit) -> list[Done]:
         try:
