@@ -52,6 +52,8 @@ def test_lists_as_models_write_them(text, items):
         ('{"items": ["Food", "Wo', "stop", "0 different items"),
         ('["Food", "Work"]', "length", "ended by 'length'"),
         (" ", "stop", "empty"),
+        ("[" * 3000, "stop", "0 different items"),
+        ("[" * 900 + "]" * 900, "stop", "0 different items"),
     ],
 )
 def test_fewer_items_than_asked_are_never_accepted(text, finish, words):

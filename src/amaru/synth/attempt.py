@@ -40,7 +40,7 @@ async def post(http: httpx.AsyncClient, url: str, headers: dict[str, str], body:
         raise Broken(f"no answer within {timeout:g} s") from None
     except httpx.ConnectError as error:
         raise PushedBack(f"cannot connect ({error or type(error).__name__})") from None
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:  # a body that cannot be decoded is one of them
         raise Broken(f"the connection broke ({type(error).__name__})") from None
     if response.status_code != 200:
         raise _problem(url, response, headers)

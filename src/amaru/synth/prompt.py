@@ -15,6 +15,8 @@ from amaru.config import fingerprint_bytes
 from amaru.errors import ConfigError
 
 OURS = files("amaru.synth") / "prompts"
+# What a row may make of a template or an expression: filters raise whatever Python does.
+FAULTS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 SANDBOX = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
 
 
@@ -38,10 +40,10 @@ class Prompt:
         return fingerprint_bytes(self.text)
 
     def render(self, columns: Mapping[str, Any]) -> str:
-        """Raises `ConfigError` for a column that the row does not have."""
+        """Raises `ConfigError` for a column that the row does not have, or that is of another kind."""
         try:
             return self._template.render(columns).strip()
-        except jinja2.TemplateError as error:
+        except FAULTS as error:
             raise ConfigError(f"The prompt {self.name} cannot be written: {error}; the row has {', '.join(columns)}.") from None
 
 
@@ -85,5 +87,5 @@ class Expression:
             value = self._of(**columns)
             json.dumps(value)  # an undefined name, or what jinja makes on the way, is no value
             return value
-        except (jinja2.TemplateError, TypeError, ValueError, ZeroDivisionError) as error:
+        except FAULTS as error:
             raise ConfigError(f"'{self.text}' cannot be computed: {error}; the row has {', '.join(columns)}.") from None

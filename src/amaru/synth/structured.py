@@ -95,7 +95,7 @@ def _values(text: str) -> Iterator[Any]:
         while (start := _bracket(part, start)) >= 0:
             end, value = _decoded(part, start)
             if end:
-                yield whole_letters(value)
+                yield value
             start = end or start + 1
 
 
@@ -105,15 +105,20 @@ def _bracket(text: str, start: int) -> int:
 
 
 def _decoded(text: str, start: int) -> tuple[int, Any]:
-    """The value that begins there and where it ends; 0 when none does. Repaired: trailing commas, Python's quotes and words."""
+    """The value that begins there and where it ends; 0 when none does, or one that is nested deeper than anybody asked for.
+
+    Repaired: trailing commas, Python's quotes and words.
+    """
     try:
         value, end = json.JSONDecoder(strict=False).raw_decode(text, start)
-        return end, value
+        return end, whole_letters(value)
+    except RecursionError:  # models that repeat themselves write [[[[[...
+        return 0, None
     except ValueError:
         end = _closing(text, start)
     for read in (lambda part: json.loads(TRAILING_COMMA.sub(r"\1", part), strict=False), ast.literal_eval):
         try:
-            value = read(text[start:end])
+            value = whole_letters(read(text[start:end]))
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         if isinstance(value, dict | list):

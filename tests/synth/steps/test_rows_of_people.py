@@ -17,6 +17,10 @@ VERIFY = {"kind": "verify", "by": "instructions"}
         ({"kind": "compare", "model": "judge"}, {"other": 5}, "reads a text in column other; the row has 5"),
         ({"kind": "constrain", "turn": "revise"}, {"answer": ["So"]}, "reads a text in column answer"),
         ({"kind": "respond", "models": ["writer"]}, {"prompt": [{"role": "user", "content": None}]}, "whose role and content are texts"),
+        ({"kind": "constrain"}, {"prompt": [{"role": "assistant", "content": "So."}]}, "needs a request; the conversation in"),
+        ({"kind": "constrain", "turn": "later"}, {"prompt": [{"role": "system", "content": "So."}]}, "ends with system"),
+        ({"kind": "columns", "set": {"new": "{{ other | length }}"}}, {"other": 5}, "cannot be written: object of type 'int' has no len()"),
+        ({"kind": "columns", "compute": {"new": "10.0 ** score"}}, {"score": 400.0}, "cannot be computed"),
         (VERIFY | {"by": "result"}, {"answer": None}, "reads a text in column answer"),
         (VERIFY | {"by": "program"}, {"answer": 1}, "reads a text in column answer"),
         (VERIFY, {"answer": None}, "A conversation is a text or a list"),
@@ -29,6 +33,27 @@ def test_a_row_that_does_not_fit_fails_alone(tmp_path, step, wrong, words):
     _, tallies, _, _ = through(tmp_path, [GOOD | wrong, GOOD], step)
     (reason,), tally = tallies["step0"].failed, tallies["step0"]
     assert words in reason and tally.made + tally.dropped.total() == 1 == tally.failed.total()
+
+
+@pytest.mark.parametrize("tasks", ["Sort.", [], ["Sort.", 5], None])
+def test_a_colony_is_a_list_of_tasks(tmp_path, tasks):
+    step = {"kind": "evolve", "model": "writer", "of": "tasks", "size": 1}
+    _, tallies, _, _ = through(tmp_path, [{"tasks": tasks}], step)
+    assert "reads a list of texts in column tasks" in next(iter(tallies["step0"].failed))
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), True])
+def test_a_score_that_is_no_number_makes_no_pair(tmp_path, score):
+    rows = [GOOD, GOOD | {"answer": "So here", "score": score}, GOOD | {"answer": "Or so", "score": 2.0}]
+    (pair,), tallies, _, _ = through(tmp_path, rows, {"kind": "pairs"})
+    assert (pair["chosen_reward"], pair["rejected_reward"]) == (2.0, 1.0)
+    assert tallies["step0"].dropped == {"score is not a number": 1}
+
+
+@pytest.mark.parametrize("step", [{"counts": [0]}, {"kinds": []}, {"kinds": ["combination:repeat_prompt"], "turn": "later"}])
+def test_a_step_that_would_ask_for_nothing_is_refused(tmp_path, step):
+    with pytest.raises(ConfigError, match="draws no instruction"):
+        through(tmp_path, [GOOD], {"kind": "constrain", **step})
 
 
 @pytest.mark.parametrize("kind", ["unique", "opponents", "comparisons", "pairs"])

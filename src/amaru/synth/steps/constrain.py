@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from amaru.errors import ConfigError
 from amaru.instructions import KINDS, asked, asked_from_now_on, asked_to_revise, draw, record_of
 from amaru.synth.conversation import messages_of
 from amaru.synth.steps.step import NAME, Done, Known, Making, adding
@@ -34,8 +35,8 @@ class Constrain(Making):
     kinds: tuple[str, ...] = KINDS
 
     def check(self) -> None:
-        for count in set(self.counts):
-            draw(0, count, kinds=self.kinds)
+        if min(self.counts) < 1 or not draw(0, 1, kinds=self.kinds, prompt="" if self.turn == "single" else None):
+            raise ConfigError(f"Step {self.name} draws no instruction: counts are from 1, and repeating the request is of single turns.")
 
     def needs(self) -> set[str]:
         return {self.of, self.answer} if self.turn == "revise" else {self.of}
@@ -45,6 +46,8 @@ class Constrain(Making):
 
     async def make(self, unit: Unit) -> list[Done]:
         before = messages_of(unit.column(self.of))
+        if before[-1]["role"] != "user":
+            raise ConfigError(f"Step {self.name} needs a request; the conversation in column {self.of} ends with {before[-1]['role']}.")
         generator = unit.random()
         seed, count = generator.randrange(SEEDS), generator.choice(self.counts)
         request = before[-1]["content"]

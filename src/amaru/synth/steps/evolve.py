@@ -96,7 +96,7 @@ class Evolve(Making):
         return taken * self.size
 
     async def make(self, unit: Unit) -> list[Done]:
-        population = list(unit.column(self.of))
+        population = self._population(unit)
         living: list[tuple[Task, tuple[str, ...]]] = []
         for generation in range(self.generations):
             born = await unit.all(self._child(unit, population, generation, number) for number in range(self.children))
@@ -110,6 +110,13 @@ class Evolve(Making):
             raise Dropped("no task of this colony was found fit")
         kept = {name: value for name, value in unit.columns.items() if name != self.of}
         return [(kept | asdict(task) | {"parents": list(task.parents)}, calls) for task, calls in living]
+
+    def _population(self, unit: Unit) -> list[str]:
+        """Raises `ConfigError` where the row holds no tasks."""
+        found = unit.column(self.of)
+        if not isinstance(found, list) or not found or not all(isinstance(each, str) for each in found):
+            raise ConfigError(f"Step {self.name} reads a list of texts in column {self.of}; the row has {str(found)[:80]}.")
+        return [*found]
 
     async def _child(self, unit: Unit, population: list[str], generation: int, number: int) -> tuple[Task | None, tuple[str, ...]]:
         """A task that lives, or None, and the calls that it took."""

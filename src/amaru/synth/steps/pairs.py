@@ -1,8 +1,9 @@
 """Pairs of a better and a worse answer, as preference training reads them."""
 
 import json
+import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from pydantic import Field
 
@@ -81,7 +82,7 @@ class Pairs(Gathering):
 
     def _or_zero(self, row: Row) -> float:
         score = row.columns.get(self.score)
-        return score if isinstance(score, int | float) else 0.0
+        return score if is_number(score) else 0.0
 
     def _pair(self, better: Row, worse: Row, high: float, low: float, judge: str) -> dict[str, Any]:
         values = (better.columns[self.prompt], better.columns[self.answer], worse.columns[self.answer], high, low, judge)
@@ -90,5 +91,5 @@ class Pairs(Gathering):
         return dict(zip(PAIR, values, strict=True)) | gaps
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
