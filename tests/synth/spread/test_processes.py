@@ -91,6 +91,39 @@ def test_without_workers_the_run_ends_and_the_next_goes_on(tmp_path):
     assert len(rows) == 20 and 45 <= requests <= 45 + 4  # what was under way when they were killed is asked again
 
 
+class Garbling:
+    """A worker that begins, and then says what is no message."""
+
+    @classmethod
+    async def start(cls):
+        return cls()
+
+    def __init__(self):
+        self.told = asyncio.Queue()
+
+    async def send(self, message):
+        self.told.put_nowait(message)
+
+    async def listen(self, received):
+        received({"answer": (await self.told.get())["call"], "value": None})
+        await self.told.get()
+        raise ValueError("a line without an end")
+
+    async def close(self):
+        pass
+
+
+def test_a_worker_that_cannot_be_understood_is_lost_and_told(tmp_path):
+    async def body():
+        recipe = bound("http://127.0.0.1:1/v1")
+        with Store(tmp_path / "s.sqlite") as store:
+            async with Crew(recipe, store, Ledger(recipe.recipe.budget), [Garbling.start], 0.005) as crew:
+                await Running(recipe, store, crew).run()
+
+    with pytest.raises(ProcessError, match=r"No worker is left \(worker 0 sent what cannot be read \(a line without an end\)\)"):
+        asyncio.run(asyncio.wait_for(body(), 20))
+
+
 def test_a_budget_is_one_for_all_workers_and_errors_come_back_as_what_they_are(tmp_path, monkeypatch):
     async def body():
         async with Misbehaving() as server:

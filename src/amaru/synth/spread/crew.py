@@ -102,9 +102,13 @@ class Crew:
         await member.line.call("begin", to_dict(self.bound.recipe), str(self.bound.directory.resolve()), self._first_pause)
 
     async def _listen(self, member: Member) -> None:
-        await member.channel.listen(member.line.received)
+        why = "ended"
+        try:
+            await member.channel.listen(member.line.received)
+        except (ValueError, OSError) as error:  # longer than a message may be, or none at all: nothing behind it can be read
+            why = f"sent what cannot be read ({error})"
         self._members.pop(member.name)
-        self.lost.append(f"{member.name} ended")
+        self.lost.append(f"{member.name} {why}")
         self._refused_by_lost += member.refused
         member.line.broken(self.lost[-1])
         for held in [*member.claims.values(), *(stack for stack, _ in member.reserved.values())]:
