@@ -1,5 +1,6 @@
 """What all steps are: a name, the steps whose rows they take, and what can be told of them before anything is asked."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -74,12 +75,12 @@ class Joined(Config):
         return []
 
 
-class Making(Joined):
+class Making(Joined, ABC):
     """A step that makes rows of one row."""
 
+    @abstractmethod
     async def make(self, unit: Unit) -> list[Done]:
         """Raises `Dropped` for a row that is left out, `Failed` for one whose calls came to nothing."""
-        raise NotImplementedError
 
 
 class Asking(Making):
@@ -93,20 +94,20 @@ class Asking(Making):
         return {"prompt": self.prompt}
 
 
-class Starting(Joined):
+class Starting(Joined, ABC):
     """A step that takes no rows: people bring them."""
 
     def check(self) -> None:
         if self.after:
             raise ConfigError(f"Step {self.name} brings rows of its own, so it comes after nothing; leave 'after' out.")
 
+    @abstractmethod
     def taking(self, file: str) -> Self:
         """The same step with rows from another file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows_from(self, directory: Path) -> list[dict[str, Any]]:
         """Raises `DataError` for a file that cannot be read."""
-        raise NotImplementedError
 
 
 class Stands(NamedTuple):
@@ -117,12 +118,12 @@ class Stands(NamedTuple):
     columns: dict[str, Any]
 
 
-class Gathering(Joined):
+class Gathering(Joined, ABC):
     """A step that looks at all its rows at once."""
 
+    @abstractmethod
     def gather(self, rows: list[Row], left_out: list[LeftOut]) -> Iterable[Stands]:
         """Of rows in the order of the recipe those that go on; the others are told with their reasons."""
-        raise NotImplementedError
 
 
 def complete(rows: Iterable[Row], left_out: list[LeftOut], *columns: str) -> list[Row]:
