@@ -9,8 +9,8 @@ from amaru.cli.output import JsonFlag, emit
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The run directory of train, compress, distill or demo.")],
-    out: Annotated[Path | None, typer.Option(help="Where the page goes; RUN/report.html when left out.")] = None,
+    run: Annotated[Path, typer.Argument(help="The run directory, what was --out of a verb.")],
+    out: Annotated[Path | None, typer.Option(help="Where the page goes, .md for Markdown with figures beside it; RUN/report.html when left out.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Write the HTML report of a run: one file that opens anywhere, without a network."""

@@ -14,6 +14,7 @@ from amaru.report.demo import demo_page
 from amaru.report.distillation import distillation_page
 from amaru.report.evaluation import evaluation_run_page
 from amaru.report.fp8 import fp8_page
+from amaru.report.markdown import save_markdown
 from amaru.report.page import Page
 from amaru.report.preference import preference_page
 from amaru.report.reward import reward_page
@@ -44,6 +45,7 @@ PAGES: dict[str, Callable[[Path], Page]] = {
 def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
     """`write_report("runs/demo")`: `report.html` in the run directory, from its artifacts alone.
 
+    An `out` that ends in .md becomes Markdown, with the figures in files beside it.
     Raises `ArtifactError` when the directory is no run, or has not come so far.
     """
     directory = Path(directory)
@@ -54,5 +56,9 @@ def write_report(directory: str | Path, out: str | Path | None = None) -> Path:
     if kind not in PAGES and not claims:
         raise ArtifactError(f"{directory} is a {kind} run, which has no report; those of {', '.join(PAGES)} have.")
     path = Path(out) if out else directory / "report.html"
-    PAGES.get(str(kind), claim_page)(directory).save(path)
+    page = PAGES.get(str(kind), claim_page)(directory)
+    if path.suffix == ".md":
+        save_markdown(page, path)
+    else:
+        page.save(path)
     return path

@@ -85,7 +85,7 @@ CLAIMS = {
         compression.make,
         partial(compression.judge, GroupAware),
         side_by_side=True,
-        setting="Three parents of 3.9 M parameters whose 16 heads are in 8 groups, trained, cut and distilled on this CPU",
+        setting="Three parents of 4.0 M parameters whose 16 heads are in 8 groups, trained, cut and distilled on this CPU",
     ),
     "hymba-cache": Claim(
         "Hymba-1.5B's cache is 11.67 times smaller than that of Llama-3.2-3B, and it is 3.49 times as fast (2411.13676).",

@@ -22,6 +22,7 @@ from amaru.recipes.fit import fit
 from amaru.recipes.fp8 import training_in
 from amaru.recipes.learning import Learning
 from amaru.recipes.reproduce.intervals import interval
+from amaru.recipes.reproduce.judging import HOLDS, NOT, UNDECIDED, within
 from amaru.recipes.run import Run
 from amaru.recipes.shape import Shape
 from amaru.recipes.text import PYTHON, Text, TextRecipe
@@ -170,7 +171,7 @@ def judge(directory: Path) -> dict[str, Any]:
     small = [pair["gap"] for pair in pairs if pair["size"] == "small"]
     bounds = interval(small)
     controls = [pair["control_gap"] for pair in pairs if pair["size"] == "small" and pair["control_gap"] is not None]
-    verdict = _verdict(bounds, recipe.aim)
+    verdict = within(bounds, recipe.aim)
     return {
         "verdict": verdict,
         "sentence": _sentence(verdict, bounds, small, pairs, recipe.aim) + _beside(controls),
@@ -209,24 +210,15 @@ def _curve(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[list[float]
     return [[tokens, loss / base - 1] for (tokens, loss), (_, base) in points]
 
 
-def _verdict(bounds: Sequence[float] | None, aim: float) -> str:
-    if bounds is None:
-        return "unfinished"
-    low, high = bounds
-    if -aim <= low and high <= aim:
-        return "holds"
-    return "does not hold" if low > aim or high < -aim else "undecided"
-
-
 def _sentence(verdict: str, bounds: Sequence[float] | None, gaps: Sequence[float], pairs: Sequence[Mapping[str, Any]], aim: float) -> str:
     if bounds is None:
         return f"Unfinished: {len(gaps)} of the small pairs are there, and an interval needs two."
     low, high = bounds
     large = [f"{pair['gap']:+.3%} at {pair['parameters'] / 1e6:.1f} M parameters" for pair in pairs if pair["size"] == "large"]
     said = {
-        "holds": f"lies within {aim:.1%}",
-        "does not hold": f"lies outside {aim:.1%}",
-        "undecided": f"reaches beyond {aim:.1%} without leaving it, so these seeds do not decide",
+        HOLDS: f"lies within {aim:.1%}",
+        NOT: f"lies outside {aim:.1%}",
+        UNDECIDED: f"reaches beyond {aim:.1%} without leaving it, so these seeds do not decide",
     }
     return (
         f"{verdict.capitalize()}: FP8's loss is {mean(gaps):+.3%} beside BF16's over {len(gaps)} seeds, and the 95 % interval "

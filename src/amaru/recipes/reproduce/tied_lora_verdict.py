@@ -9,7 +9,7 @@ from typing import Any
 from amaru.config import from_dict
 from amaru.config.records import read_record
 from amaru.recipes.reproduce.intervals import interval
-from amaru.recipes.reproduce.judging import HOLDS, NOT, PART, UNDECIDED, judgement
+from amaru.recipes.reproduce.judging import HOLDS, NOT, PART, UNDECIDED, UNFINISHED, above, judgement
 from amaru.recipes.reproduce.tied_lora import HYBRID_NAME, ONE_LAYER, TRANSFORMER_NAME, Cell, TiedLoraTrials, before, cells
 
 Records = Mapping[Cell, Mapping[str, Any]]
@@ -108,7 +108,7 @@ def _others_fall(recipe: TiedLoraTrials, records: Records) -> dict[str, Any]:
     whole = {method: some for method, some in found.items() if len(some) == len(recipe.seeds)}
     named = f"Other tied methods fall from rank {recipe.rank} to {recipe.high}, {TRANSFORMER_NAME}"
     if len(whole) < len(tied):
-        return {"claim": named, "verdict": "unfinished", "sentence": f"{named}: unfinished.", "gap": None, "interval": None, "methods": {}}
+        return {"claim": named, "verdict": UNFINISHED, "sentence": f"{named}: unfinished.", "gap": None, "interval": None, "methods": {}}
     bounds = {method: interval(some) or [0.0, 0.0] for method, some in whole.items()}
     fell = [method for method, (_, high) in bounds.items() if high < -recipe.within]
     may = [method for method, (low, _) in bounds.items() if low < -recipe.within and method not in fell]
@@ -126,8 +126,8 @@ def _depth(recipe: TiedLoraTrials, records: Records) -> dict[str, Any]:
     found = gaps(recipe, records, [Cell(TRANSFORMER_NAME, first, ONE_LAYER, recipe.rank, s) for s in recipe.seeds], {"method": "TL6"})
     bounds, named = interval(found), f"LoRA in one layer is worse than TL6 of its size, {TRANSFORMER_NAME}"
     if bounds is None:
-        return {"claim": named, "verdict": "unfinished", "sentence": f"{named}: unfinished.", "gap": None, "interval": None}
-    verdict = "holds" if bounds[1] < 0 else "does not hold" if bounds[0] > 0 else "undecided"
+        return {"claim": named, "verdict": UNFINISHED, "sentence": f"{named}: unfinished.", "gap": None, "interval": None}
+    verdict = HOLDS if bounds[1] < 0 else NOT if bounds[0] > 0 else UNDECIDED
     said = f"LoRA in one layer of the {TRANSFORMER_NAME}, as large as TL6, scores {mean(found):+.1%} beside it ({_span(bounds)})."
     return {"claim": named, "verdict": verdict, "sentence": said, "gap": mean(found), "interval": bounds}
 
@@ -136,12 +136,10 @@ def _claim(named: str, found: Sequence[float], within: float, sentence: str, **m
     """That gaps are above `-within`, by their interval over seeds."""
     bounds = interval(found)
     if bounds is None:
-        return {"claim": named, "verdict": "unfinished", "sentence": f"{named}: unfinished.", "gap": None, "interval": None, **more}
-    low, high = bounds
-    verdict = "holds" if low >= -within else "does not hold" if high < -within else "undecided"
+        return {"claim": named, "verdict": UNFINISHED, "sentence": f"{named}: unfinished.", "gap": None, "interval": None, **more}
     said = sentence.format(gap=f"{mean(found):+.1%}")
     said = f"{said[0].upper()}{said[1:]} ({_span(bounds)})."
-    return {"claim": named, "verdict": verdict, "sentence": said, "gap": mean(found), "interval": bounds, **more}
+    return {"claim": named, "verdict": above(bounds, -within), "sentence": said, "gap": mean(found), "interval": bounds, **more}
 
 
 def _span(bounds: Sequence[float]) -> str:
