@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from amaru.config import atomic_file, fingerprint_bytes
-from amaru.errors import BackendError, ConfigError, DataError
+from amaru.data.written import write_records
+from amaru.errors import DataError
 
 Message = Mapping[str, Any]
 Scorer = Callable[[Sequence["Comparison"]], Sequence[Sequence[float]]]  # a reward for every answer of every comparison
@@ -201,14 +202,8 @@ def as_record(comparison: Comparison) -> dict[str, Any]:
 
 def write(path: str | Path, some: Iterable[Comparison]) -> int:
     """`write("pairs.jsonl", comparisons)`: amaru's own layout, as JSON lines or parquet; how many. `read` gives the same back."""
-    records, path = [as_record(each) for each in some], Path(path)
-    if path.suffix not in (".jsonl", ".parquet"):
-        raise ConfigError(f"Comparisons are written as .jsonl or .parquet; got {path.name}.")
-    with atomic_file(path) as temporary:
-        if path.suffix == ".jsonl":
-            temporary.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-        else:
-            _parquet(records, temporary)
+    records = [as_record(each) for each in some]
+    write_records(Path(path), records)
     return len(records)
 
 
@@ -223,13 +218,3 @@ def without_first_turn(messages: list[Message]) -> list[Message] | None:
     system = messages[:1] if messages[0]["role"] == "system" else []
     later = [place for place, message in enumerate(messages) if message["role"] == "user" and place > len(system)]
     return [*system, *messages[later[0] :]] if later else None
-
-
-def _parquet(records: list[dict[str, Any]], path: Path) -> None:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise BackendError("Writing parquet needs pyarrow; install it with: pip install 'amaru[data]'") from None
-    names = list(dict.fromkeys(name for record in records for name in record))  # a field that the first lacks is not left out
-    pyarrow.parquet.write_table(pyarrow.table({name: [record.get(name) for record in records] for name in names}), str(path))

@@ -1,12 +1,12 @@
 """What a recipe made as a data set: JSON lines or parquet, and a card that says where it came from."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from amaru.config import atomic_file
-from amaru.errors import BackendError, ConfigError, DataError
+from amaru.data.written import write_records
+from amaru.errors import DataError
 from amaru.synth.reading import read_rows, results
 from amaru.synth.recipe import Bound
 from amaru.synth.store import Store
@@ -23,7 +23,7 @@ def export(bound: Bound, store: Store, path: str | Path) -> dict[str, Any]:
     rows = list(results(bound, found))
     if not rows:
         raise DataError("No row has come to the end of the recipe yet; run it first.")
-    _write(rows, path)
+    write_records(path, rows)
     facts = {
         "rows": len(rows),
         "file": str(path),
@@ -105,25 +105,6 @@ def _or_not(value: str | None) -> str:
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
-    return [*(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)), ""]
-
-
-def _write(rows: list[dict[str, Any]], path: Path) -> None:
-    if path.suffix == ".jsonl":
-        with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    elif path.suffix == ".parquet":
-        _write_parquet(rows, path)
-    else:
-        raise ConfigError(f"Rows are written as .jsonl or .parquet; got {path.name}.")
-
-
-def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise BackendError("Writing parquet needs pyarrow; install it with: pip install 'amaru[data]'") from None
-    names = list(dict.fromkeys(name for row in rows for name in row))  # a column that the first row lacks is not left out
-    with atomic_file(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in names}), str(temporary))
+    """A reason may quote what a server or a model wrote: whatever would end a cell is taken from it."""
+    written = ([" ".join(cell.split()).replace("|", "\\|") for cell in cells] for cells in rows)
+    return [*(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *written)), ""]

@@ -12,6 +12,8 @@ from amaru.synth.row import START, Row, placed
 from amaru.synth.steps import Gathering, Starting
 from amaru.synth.store import DROPPED, FAILED, MADE, Store
 
+OWN = "own_id"  # what a column `id` of people's rows is called at the end: `id` leads back through the steps
+
 
 @dataclass(frozen=True)
 class Lost:
@@ -83,7 +85,7 @@ def trace(store: Store, row: str) -> list[dict[str, Any]]:
 
 
 def results(bound: Bound, found: list[Finished]) -> Iterator[dict[str, Any]]:
-    """The columns of all rows that no step takes further, each with its key as `id`."""
+    """The columns of all rows that no step takes further, each with its key as `id`; a column of that name is `own_id`."""
     for number in bound.recipe.last:
         for row in found[number].rows:
-            yield {"id": row.key, **row.columns}
+            yield {"id": row.key, **{OWN if name == "id" else name: value for name, value in row.columns.items()}}

@@ -5,7 +5,6 @@
     other comparisons (`align.layouts`)       in amaru's own layout: messages, responses of content, attributes and score
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -16,11 +15,11 @@ from amaru.align.comparisons import Dropped, as_record, write_dropped
 from amaru.align.layouts import RATINGS, recognised
 from amaru.align.reading import records
 from amaru.align.reward.judging import conversation
-from amaru.config import atomic_file
 from amaru.data.conversations import recognised as conversation_of
 from amaru.data.corpus import find
 from amaru.data.files import Problem
-from amaru.errors import BackendError, ConfigError, DataError
+from amaru.data.written import check_name, write_records
+from amaru.errors import DataError
 from amaru.models.reward.prompts import Message
 from amaru.models.reward.scorer import Scored
 from amaru.recipes.reward.scoring import KeptScorer, Unscored
@@ -49,8 +48,7 @@ def score_files(data: Sequence[str], out: str | Path, scorer: KeptScorer, overwr
     `DataError` when no row can be scored, and for rows that have a field of the same name already, unless they may be overwritten.
     """
     out = Path(out)
-    if out.suffix not in (".jsonl", ".parquet"):
-        raise ConfigError(f"Scores are written as .jsonl or .parquet; got {out.name}.")
+    check_name(out)
     dropped: list[Dropped] = []
     written: list[dict[str, Any]] = []
     scores: list[float] = []
@@ -67,7 +65,7 @@ def score_files(data: Sequence[str], out: str | Path, scorer: KeptScorer, overwr
             scores += [each.score for each in told]
     if not written:
         raise DataError(f"No row of {', '.join(data)} can be scored. {dropped[0].sentence if dropped else ''}".rstrip())
-    _write(written, out)
+    write_records(out, written)
     beside = out.with_name(f"{out.name}.dropped.jsonl")
     write_dropped(beside, dropped) if dropped else beside.unlink(missing_ok=True)
     told = {"rows": len(written), "answers": len(scores), "mean": sum(scores) / len(scores), "lowest": min(scores), "highest": max(scores)}
@@ -125,17 +123,3 @@ def _fields(scored: Scored) -> dict[str, Any]:
 def _flat(scored: Sequence[Scored]) -> list[Any]:
     """Of the chosen answer and then of the rejected one: a pair is read with the chosen one first."""
     return [value for each in scored for value in (each.attributes, each.score)]
-
-
-def _write(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    with atomic_file(path) as temporary:
-        if path.suffix == ".jsonl":
-            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-            return
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            raise BackendError("Writing parquet needs pyarrow; install it with: pip install 'amaru[data]'") from None
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        pyarrow.parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in names}), str(temporary))
