@@ -22,12 +22,14 @@ class Program:
     costs    for every layer [blocks, limits] what each takes of each limit
     limits   [limits] at most so much, what does not depend on the choice already taken off
     present  for every layer [blocks] whether there is a layer at all; at least one is
+    gap      a choice whose score may be better by this share of it is good enough; 0 finds the best
     """
 
     scores: Sequence[np.ndarray]
     costs: Sequence[np.ndarray]
     limits: np.ndarray
     present: Sequence[np.ndarray]
+    gap: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.scores or len({len(self.scores), len(self.costs), len(self.present)}) > 1:
@@ -63,7 +65,7 @@ class Program:
             LinearConstraint(np.concatenate(list(self.present))[None].astype(float), 1, np.inf),
         ]
         rules += [LinearConstraint(self._indicator(choice)[None], -np.inf, most_alike) for choice in earlier]
-        found = milp(scores, constraints=rules, integrality=np.ones(len(scores)), bounds=Bounds(0, 1), options={"mip_rel_gap": 0.0})
+        found = milp(scores, constraints=rules, integrality=np.ones(len(scores)), bounds=Bounds(0, 1), options={"mip_rel_gap": self.gap})
         if found.x is None:
             return None
         starts = np.cumsum([0, *(len(each) for each in self.scores)])
@@ -85,6 +87,9 @@ def at_random(program: Program, seed: int) -> Program:
 
 
 def largest(program: Program, parameters: Sequence[np.ndarray]) -> Program:
-    """The same limits, and as many parameters as they allow (a control: Puzzle found it the worst rule)."""
+    """The same limits, and as many parameters as they allow, to a thousandth (a control: Puzzle found it the worst rule).
+
+    Where the limit is of parameters too, to use it to the last one is a subset sum: hours, for nothing that a control needs.
+    """
     most = max(float(each.max()) for each in parameters) or 1.0
-    return Program([-each / most for each in parameters], program.costs, program.limits, program.present)
+    return Program([-each / most for each in parameters], program.costs, program.limits, program.present, gap=1e-3)
