@@ -1,5 +1,6 @@
 """The scan compiled for the CPU, with states in registers; backward starts from the states between chunks (native/selective_scan.cpp)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from amaru.ops.exactness import is_exact
-from amaru.ops.native import call, refusal, short, token_rows
+from amaru.ops.native import call, refusal
+from amaru.ops.scans import laid_out, unequal
 
 CHUNK = 32  # tokens between two states that are kept for the backward pass; as in native/selective_scan.cpp
 
@@ -24,9 +26,7 @@ def refuses(
     initial_states: Tensor | None = None,
     return_states: bool = False,
 ) -> str | None:
-    if not x.dtype == B.dtype == C.dtype:
-        return f"needs x, B and C of one dtype, got {short(x.dtype)}, {short(B.dtype)} and {short(C.dtype)}"
-    return refusal(x, dt, A, B, C, D, initial_states)
+    return unequal(x, B, C) or refusal(x, dt, A, B, C, D, initial_states)
 
 
 def selective_scan(
@@ -62,7 +62,7 @@ class _Scan(torch.autograd.Function):
         return_states: bool,
         keeps: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        inputs = _laid_out(x, dt, A, B, C, D, initial)
+        inputs = laid_out(x, dt, A, B, C, D, initial)
         bounds = cu_seqlens.to("cpu", torch.int64).contiguous()
         (tokens, inner), state, sequences = x.shape, A.shape[1], len(bounds) - 1
         y = torch.empty(x.shape, dtype=x.dtype)
@@ -90,12 +90,7 @@ class _Scan(torch.autograd.Function):
         return dx, ddt, dA, dB, dC, dD, dinitial, None, None, None
 
 
-def _laid_out(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor | None) -> list[Any]:
-    states = None if initial is None else initial.contiguous()
-    return [token_rows(x), dt.contiguous(), A.contiguous(), token_rows(B), token_rows(C), D.contiguous(), states]
-
-
-def _description(inputs: list[Any], bounds: Tensor) -> tuple[int, list[int], Tensor, list[int]]:
+def _description(inputs: Sequence[Any], bounds: Tensor) -> tuple[int, list[int], Tensor, list[int]]:
     """The first arguments of the kernels: dtype, sizes, boundaries, and the strides of x, B and C from token to token."""
     x, A, B, C = inputs[0], inputs[2], inputs[3], inputs[4]
     sizes = [len(bounds) - 1, x.shape[1], A.shape[1]]

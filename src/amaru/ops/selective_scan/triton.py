@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from amaru.ops.exactness import unless_exact
-from amaru.ops.native import short, token_rows
+from amaru.ops.scans import laid_out, unequal
 from amaru.ops.triton import boundaries, kernels, launch, power_of_two, refusal
 
 CHUNK = 16  # tokens
@@ -27,11 +27,9 @@ def refuses(
     initial_states: Tensor | None = None,
     return_states: bool = False,
 ) -> str | None:
-    if not x.dtype == B.dtype == C.dtype:
-        return f"needs x, B and C of one dtype, got {short(x.dtype)}, {short(B.dtype)} and {short(C.dtype)}"
     if A.shape[1] > WIDEST:
         return f"serves up to {WIDEST} numbers of state for each channel, got {A.shape[1]}"
-    return refusal(x, dt, A, B, C, D, initial_states) or unless_exact()
+    return unequal(x, B, C) or refusal(x, dt, A, B, C, D, initial_states) or unless_exact()
 
 
 def selective_scan(
@@ -64,41 +62,40 @@ class _Scan(torch.autograd.Function):
         cu_seqlens: Tensor,
         return_states: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        laid_out = token_rows(x), dt.contiguous(), A.contiguous(), token_rows(B), token_rows(C), D.contiguous()
-        initial = None if initial is None else initial.contiguous()
+        *inputs, initial = laid_out(x, dt, A, B, C, D, initial)
         bounds = boundaries(cu_seqlens, x.device)
         y = x.new_empty(x.shape)
         final = A.new_empty(len(bounds) - 1, *A.shape) if return_states else None
-        _launch("forward", laid_out, initial, bounds, y, final, None)
-        ctx.save_for_backward(*laid_out, initial, bounds)
+        _launch("forward", inputs, initial, bounds, y, final, None)
+        ctx.save_for_backward(*inputs, initial, bounds)
         ctx.set_materialize_grads(False)
         return y, final
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
-        *laid_out, initial, bounds = ctx.saved_tensors
-        x, dt, A, B, _, D = laid_out
+        *inputs, initial, bounds = ctx.saved_tensors
+        x, dt, A, B, _, D = inputs
         (tokens, inner), state, sequences = x.shape, A.shape[1], len(bounds) - 1
         kept = A.new_empty(tokens // CHUNK + sequences, inner, state)
-        _launch("forward", laid_out, initial, bounds, None, None, kept)
+        _launch("forward", inputs, initial, bounds, None, None, kept)
         dy = x.new_zeros(x.shape) if dy is None else dy.contiguous()
         dfinal = None if dfinal is None else dfinal.contiguous()
         dx, ddt, dinitial = x.new_empty(x.shape), torch.empty_like(dt), None if initial is None else torch.empty_like(initial)
         dA, dD = A.new_empty(sequences, inner, state), D.new_empty(sequences, inner)
         dB, dC = A.new_empty(2, -(-inner // _channels(A)), tokens, state).unbind()
-        _launch("backward", laid_out, bounds, kept, dy, dfinal, dx, ddt, dA, dB, dC, dD, dinitial, tokens)
+        _launch("backward", inputs, bounds, kept, dy, dfinal, dx, ddt, dA, dB, dC, dD, dinitial, tokens)
         dB, dC = (partial.sum(0).to(B.dtype) for partial in (dB, dC))
         return dx, ddt, dA.sum(0), dB, dC, dD.sum(0), dinitial, None, None
 
 
-def _launch(name: str, laid_out: Any, *others: Any) -> None:
-    x, _, A, B, C, _ = laid_out
+def _launch(name: str, inputs: Any, *others: Any) -> None:
+    x, _, A, B, C, _ = inputs
     bounds = next(each for each in others if isinstance(each, Tensor) and each.dtype is torch.int64)
     block = _channels(A)
     sizes = {"INNER": x.shape[1], "STATE": A.shape[1], "CHUNK": CHUNK, "CHANNEL_BLOCK": block, "STATE_BLOCK": power_of_two(A.shape[1])}
     grid = -(-x.shape[1] // block), len(bounds) - 1
-    launch(getattr(kernels("selective_scan"), name), grid, *laid_out, *others, x.stride(0), B.stride(0), C.stride(0), **sizes)
+    launch(getattr(kernels("selective_scan"), name), grid, *inputs, *others, x.stride(0), B.stride(0), C.stride(0), **sizes)
 
 
 def _channels(A: Tensor) -> int:

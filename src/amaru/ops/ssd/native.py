@@ -1,12 +1,14 @@
 """The scan compiled for the CPU: a blocked recurrence whose backward pass needs no saved states (native/ssd.cpp, README.md)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from amaru.ops.native import call, refusal, short, token_rows
+from amaru.ops.native import call, refusal
+from amaru.ops.scans import laid_out, unequal
 
 LARGEST = 256  # LIMIT in native/ssd.cpp
 
@@ -24,11 +26,9 @@ def refuses(
     return_states: bool = False,
     chunk_size: int = 128,
 ) -> str | None:
-    if not x.dtype == B.dtype == C.dtype:
-        return f"needs x, B and C of one dtype, got {short(x.dtype)}, {short(B.dtype)} and {short(C.dtype)}"
     if max(x.shape[2], B.shape[2]) > LARGEST:
         return f"serves up to {LARGEST} channels and state, got {x.shape[2]} and {B.shape[2]}"
-    return refusal(x, dt, A, B, C, D, initial_states)
+    return unequal(x, B, C) or refusal(x, dt, A, B, C, D, initial_states)
 
 
 def ssd(
@@ -63,7 +63,7 @@ class _SSD(torch.autograd.Function):
         return_states: bool,
         chunk_size: int,
     ) -> tuple[Tensor, Tensor | None]:
-        inputs = _laid_out(x, dt, A, B, C, D, initial)
+        inputs = laid_out(x, dt, A, B, C, D, initial)
         bounds = cu_seqlens.to("cpu", torch.int64).contiguous()
         y = torch.empty(x.shape, dtype=x.dtype)
         final = torch.empty(len(bounds) - 1, *x.shape[1:], B.shape[2]) if return_states else None
@@ -91,12 +91,7 @@ class _SSD(torch.autograd.Function):
         return dx, ddt, dA.sum(0), dB, dC, dD.sum(0), dinitial, None, None, None
 
 
-def _laid_out(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, initial: Tensor | None) -> list[Any]:
-    states = None if initial is None else initial.contiguous()
-    return [token_rows(x), dt.contiguous(), A.contiguous(), token_rows(B), token_rows(C), D.contiguous(), states]
-
-
-def _description(inputs: list[Any], bounds: Tensor) -> tuple[int, list[int], Tensor, list[int]]:
+def _description(inputs: Sequence[Any], bounds: Tensor) -> tuple[int, list[int], Tensor, list[int]]:
     """The first arguments of the kernels: dtype, sizes, boundaries, and the strides of x, B and C from token to token."""
     x, B, C = inputs[0], inputs[3], inputs[4]
     sizes = [len(bounds) - 1, *x.shape[1:], *B.shape[1:]]

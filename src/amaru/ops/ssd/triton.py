@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from amaru.ops.exactness import unless_exact
-from amaru.ops.native import short, token_rows
+from amaru.ops.scans import laid_out, unequal
 from amaru.ops.triton import blocks, boundaries, kernels, launch, operands, power_of_two, refusal
 
 CHUNK, WIDE_CHUNK = 64, 16  # tokens; of float32, whose products take no matrix units, more would not fit into registers
@@ -30,12 +30,10 @@ def refuses(
     return_states: bool = False,
     chunk_size: int = 128,
 ) -> str | None:
-    if not x.dtype == B.dtype == C.dtype:
-        return f"needs x, B and C of one dtype, got {short(x.dtype)}, {short(B.dtype)} and {short(C.dtype)}"
     learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, dt, A, B, C, D))
     if max(x.shape[2], B.shape[2]) > (most := WIDEST_LEARNING if learns else WIDEST):
         return f"serves up to {most} channels and state{' in training' if learns else ''}, got {x.shape[2]} and {B.shape[2]}"
-    return refusal(x, dt, A, B, C, D, initial_states) or unless_exact()
+    return unequal(x, B, C) or refusal(x, dt, A, B, C, D, initial_states) or unless_exact()
 
 
 def ssd(
@@ -70,13 +68,12 @@ class _SSD(torch.autograd.Function):
         cu_seqlens: Tensor,
         return_states: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        laid_out = token_rows(x), dt.contiguous(), A.contiguous(), token_rows(B), token_rows(C), D.contiguous()
-        initial = None if initial is None else initial.contiguous()
+        *inputs, initial = laid_out(x, dt, A, B, C, D, initial)
         bounds = boundaries(cu_seqlens, x.device)
         y = x.new_empty(x.shape)
         final = A.new_empty(len(bounds) - 1, *x.shape[1:], B.shape[2]) if return_states else None
-        _scan(laid_out, initial, bounds, y, final, None)
-        ctx.save_for_backward(*laid_out, initial, bounds)
+        _scan(inputs, initial, bounds, y, final, None)
+        ctx.save_for_backward(*inputs, initial, bounds)
         ctx.cu_seqlens = cu_seqlens
         ctx.set_materialize_grads(False)
         return y, final
@@ -84,14 +81,14 @@ class _SSD(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dfinal: Tensor | None) -> tuple[Tensor | None, ...]:
-        *laid_out, initial, bounds = ctx.saved_tensors
-        x, dt, A, B, C, _ = laid_out
+        *inputs, initial, bounds = ctx.saved_tensors
+        x, dt, A, B, C, _ = inputs
         (tokens, heads, channels), sequences = x.shape, len(bounds) - 1
         states, dstates = x.new_empty(2, tokens // _chunk(x) + sequences, heads, channels, B.shape[2]).unbind()
         dy = x.new_zeros(x.shape) if dy is None else dy.contiguous()
         dfinal = None if dfinal is None else dfinal.contiguous()
         dinitial = None if initial is None else torch.empty_like(initial)
-        _scan(laid_out, initial, bounds, None, None, states)
+        _scan(inputs, initial, bounds, None, None, states)
         given = dt, A, C, bounds, dy, dfinal, dstates, dinitial, C.stride(0)
         launch(kernels("ssd").chain, _chains(x, B, sequences), *given, **_shape(x, B), **_in_blocks(x, B))
         pieces = blocks(ctx.cu_seqlens, _chunk(x), x.device)
@@ -99,21 +96,21 @@ class _SSD(torch.autograd.Function):
         dx, ddt, dB, dC = x.new_empty(x.shape), torch.empty_like(dt), B.new_empty(B.shape), C.new_empty(C.shape)
         dA, dD = dt.new_empty(2, len(pieces), heads).unbind()
         shape = _shape(x, B) | {"CHANNEL_BLOCK": power_of_two(channels, LEAST), "num_warps": WARPS}
-        launch(kernels("ssd").by_inputs, (heads, len(pieces)), *laid_out, *between, dx, ddt, dA, dD, *strides, **shape)
-        launch(kernels("ssd").by_groups, (B.shape[1], len(pieces)), *laid_out[:5], *between, dB, dC, *strides, **shape)
+        launch(kernels("ssd").by_inputs, (heads, len(pieces)), *inputs, *between, dx, ddt, dA, dD, *strides, **shape)
+        launch(kernels("ssd").by_groups, (B.shape[1], len(pieces)), *inputs[:5], *between, dB, dC, *strides, **shape)
         return dx, ddt, dA.sum(0), dB, dC, dD.sum(0), dinitial, None, None
 
 
 def _scan(
-    laid_out: tuple[Tensor, ...] | list[Tensor],
+    inputs: tuple[Tensor, ...] | list[Tensor],
     initial: Tensor | None,
     bounds: Tensor,
     y: Tensor | None,
     final: Tensor | None,
     kept: Tensor | None,
 ) -> None:
-    x, _, _, B, C, _ = laid_out
-    given = *laid_out, initial, bounds, y, final, kept, x.stride(0), B.stride(0), C.stride(0)
+    x, _, _, B, C, _ = inputs
+    given = *inputs, initial, bounds, y, final, kept, x.stride(0), B.stride(0), C.stride(0)
     launch(kernels("ssd").forward, _chains(x, B, len(bounds) - 1), *given, **_shape(x, B), **_in_blocks(x, B))
 
 
