@@ -45,20 +45,9 @@ def summed(x, weight, bias, initial, sequence, first, t, row, known, stride, ROW
 
 @triton.jit
 def forward(
-    x,
-    weight,
-    bias,
-    initial,
-    blocks,
-    bounds,
-    y,
-    stride,
-    ROWS: tl.constexpr,
-    TAPS: tl.constexpr,
-    SILU: tl.constexpr,
-    TOKEN_BLOCK: tl.constexpr,
-    ROW_BLOCK: tl.constexpr,
-):
+    x, weight, bias, initial, blocks, bounds, y, stride,
+    ROWS: tl.constexpr, TAPS: tl.constexpr, SILU: tl.constexpr, TOKEN_BLOCK: tl.constexpr, ROW_BLOCK: tl.constexpr,
+):  # fmt: skip
     """Grid (pieces of sequences, blocks of rows)."""
     sequence, first, stop, t, row = tile(blocks, bounds, TOKEN_BLOCK, ROW_BLOCK)  # type: ignore[misc]
     known = (t < stop)[:, None] & (row < ROWS)[None, :]
@@ -83,22 +72,9 @@ def states(
 
 @triton.jit
 def backward(
-    x,
-    weight,
-    bias,
-    blocks,
-    bounds,
-    dy,
-    dx,
-    dweight,
-    dbias,
-    stride,
-    ROWS: tl.constexpr,
-    TAPS: tl.constexpr,
-    SILU: tl.constexpr,
-    TOKEN_BLOCK: tl.constexpr,
-    ROW_BLOCK: tl.constexpr,
-):
+    x, weight, bias, blocks, bounds, dy, dx, dweight, dbias, stride,
+    ROWS: tl.constexpr, TAPS: tl.constexpr, SILU: tl.constexpr, TOKEN_BLOCK: tl.constexpr, ROW_BLOCK: tl.constexpr,
+):  # fmt: skip
     """The same grid, sequences that begin from zero; dweight [pieces, rows, taps] and dbias [pieces, rows] are parts of sums."""
     sequence, first, stop, t, row = tile(blocks, bounds, TOKEN_BLOCK, ROW_BLOCK)  # type: ignore[misc]
     known = (t < stop)[:, None] & (row < ROWS)[None, :]

@@ -29,30 +29,10 @@ def convolved(projected, conv, weight, bias, row, known, t, first, slot, fresh, 
 
 @triton.jit
 def heads(
-    projected,
-    conv,
-    ssm,
-    slots,
-    fresh,
-    bounds,
-    conv_weight,
-    conv_bias,
-    dt_bias,
-    A_log,
-    D,
-    y,
-    stride,
-    low,
-    high,
-    HEADS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    STATE: tl.constexpr,
-    TAPS: tl.constexpr,
-    ONE_EACH: tl.constexpr,
-    CHANNEL_BLOCK: tl.constexpr,
-    STATE_BLOCK: tl.constexpr,
-):
+    projected, conv, ssm, slots, fresh, bounds, conv_weight, conv_bias, dt_bias, A_log, D, y, stride, low, high,
+    HEADS: tl.constexpr, CHANNELS: tl.constexpr, GROUPS: tl.constexpr, STATE: tl.constexpr, TAPS: tl.constexpr, ONE_EACH: tl.constexpr,
+    CHANNEL_BLOCK: tl.constexpr, STATE_BLOCK: tl.constexpr,
+):  # fmt: skip
     """Grid (heads * blocks of channels, sequences): y [T, inner] in fp32, and the states."""
     INNER: tl.constexpr = HEADS * CHANNELS
     ROWS: tl.constexpr = INNER + 2 * GROUPS * STATE
@@ -87,26 +67,10 @@ def heads(
 
 @triton.jit
 def norm(
-    projected,
-    conv,
-    slots,
-    fresh,
-    bounds,
-    y,
-    norm_weight,
-    out,
-    stride,
-    eps,
-    HEADS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    STATE: tl.constexpr,
-    TAPS: tl.constexpr,
-    ONE_EACH: tl.constexpr,
-    WIDTH_BLOCK: tl.constexpr,
-    STATE_BLOCK: tl.constexpr,
-    LAG_BLOCK: tl.constexpr,
-):
+    projected, conv, slots, fresh, bounds, y, norm_weight, out, stride, eps,
+    HEADS: tl.constexpr, CHANNELS: tl.constexpr, GROUPS: tl.constexpr, STATE: tl.constexpr, TAPS: tl.constexpr, ONE_EACH: tl.constexpr,
+    WIDTH_BLOCK: tl.constexpr, STATE_BLOCK: tl.constexpr, LAG_BLOCK: tl.constexpr,
+):  # fmt: skip
     """Grid (groups, sequences): gate and norm of each token, then the convolution's states of the group's rows."""
     INNER: tl.constexpr = HEADS * CHANNELS
     ROWS: tl.constexpr = INNER + 2 * GROUPS * STATE

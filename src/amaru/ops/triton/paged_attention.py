@@ -51,33 +51,10 @@ def rows_of(pool, scales, page, head, used, i, channel, PAGE: tl.constexpr, HEAD
 
 @triton.jit
 def attended(
-    q,
-    q_place,
-    last_place,
-    most,
-    total,
-    acc,
-    keys,
-    values,
-    key_scales,
-    value_scales,
-    page,
-    index,
-    head,
-    scale,
-    window,
-    sinks,
-    KV_HEADS: tl.constexpr,
-    QK: tl.constexpr,
-    V: tl.constexpr,
-    PAGE: tl.constexpr,
-    PLACE_BLOCK: tl.constexpr,
-    QK_BLOCK: tl.constexpr,
-    V_BLOCK: tl.constexpr,
-    MASKED: tl.constexpr,
-    ROUNDED: tl.constexpr,
-    MULTIPLIED: tl.constexpr,
-):
+    q, q_place, last_place, most, total, acc, keys, values, key_scales, value_scales, page, index, head, scale, window, sinks,
+    KV_HEADS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, PAGE: tl.constexpr, PLACE_BLOCK: tl.constexpr, QK_BLOCK: tl.constexpr,
+    V_BLOCK: tl.constexpr, MASKED: tl.constexpr, ROUNDED: tl.constexpr, MULTIPLIED: tl.constexpr,
+):  # fmt: skip
     """One page more: the largest score so far, the sum of exponentials and that of values, for each query."""
     i = tl.arange(0, PLACE_BLOCK)
     used = tl.minimum(last_place + 1 - index * PAGE, PAGE).to(tl.int32)
@@ -101,33 +78,10 @@ def attended(
 
 @triton.jit
 def few(
-    q,
-    keys,
-    values,
-    key_scales,
-    value_scales,
-    pages,
-    lengths,
-    most_of,
-    total_of,
-    acc_of,
-    q_stride,
-    width,
-    scale,
-    window,
-    sinks,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    QK: tl.constexpr,
-    V: tl.constexpr,
-    PAGE: tl.constexpr,
-    HEAD_BLOCK: tl.constexpr,
-    PLACE_BLOCK: tl.constexpr,
-    QK_BLOCK: tl.constexpr,
-    V_BLOCK: tl.constexpr,
-    ROUNDED: tl.constexpr,
-    MULTIPLIED: tl.constexpr,
-):
+    q, keys, values, key_scales, value_scales, pages, lengths, most_of, total_of, acc_of, q_stride, width, scale, window, sinks,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, PAGE: tl.constexpr, HEAD_BLOCK: tl.constexpr,
+    PLACE_BLOCK: tl.constexpr, QK_BLOCK: tl.constexpr, V_BLOCK: tl.constexpr, ROUNDED: tl.constexpr, MULTIPLIED: tl.constexpr,
+):  # fmt: skip
     """Grid (kv heads, sequences, parts), a query of each sequence: its parts [sequences, heads, parts (, v)] in fp32."""
     SHARED: tl.constexpr = HEADS // KV_HEADS
     head, sequence, part, parts = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2), tl.num_programs(2)
@@ -169,33 +123,10 @@ def together(most_of, total_of, acc_of, out, parts, V: tl.constexpr, PART_BLOCK:
 
 @triton.jit
 def many(
-    q,
-    keys,
-    values,
-    key_scales,
-    value_scales,
-    pages,
-    lengths,
-    blocks,
-    bounds,
-    out,
-    q_stride,
-    width,
-    scale,
-    window,
-    sinks,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    QK: tl.constexpr,
-    V: tl.constexpr,
-    PAGE: tl.constexpr,
-    QUERY_BLOCK: tl.constexpr,
-    PLACE_BLOCK: tl.constexpr,
-    QK_BLOCK: tl.constexpr,
-    V_BLOCK: tl.constexpr,
-    ROUNDED: tl.constexpr,
-    MULTIPLIED: tl.constexpr,
-):
+    q, keys, values, key_scales, value_scales, pages, lengths, blocks, bounds, out, q_stride, width, scale, window, sinks,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, QK: tl.constexpr, V: tl.constexpr, PAGE: tl.constexpr, QUERY_BLOCK: tl.constexpr,
+    PLACE_BLOCK: tl.constexpr, QK_BLOCK: tl.constexpr, V_BLOCK: tl.constexpr, ROUNDED: tl.constexpr, MULTIPLIED: tl.constexpr,
+):  # fmt: skip
     """Grid (heads, blocks of queries), the last blocks first, because they see most."""
     head, piece = tl.program_id(0), tl.num_programs(1).to(tl.int64) - 1 - tl.program_id(1)
     sequence, start, stop = tl.load(blocks + 3 * piece), tl.load(blocks + 3 * piece + 1), tl.load(blocks + 3 * piece + 2)

@@ -44,20 +44,10 @@ def gated_silu_backward(gate, up, g, dgate, dup, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def rotary(
-    x,
-    cos,
-    sin,
-    y,
-    token_stride,
-    head_stride,
-    sign,
-    HEADS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    HALF: tl.constexpr,
-    HEAD_BLOCK: tl.constexpr,
-    HALF_BLOCK: tl.constexpr,
+    x, cos, sin, y, token_stride, head_stride, sign,
+    HEADS: tl.constexpr, CHANNELS: tl.constexpr, HALF: tl.constexpr, HEAD_BLOCK: tl.constexpr, HALF_BLOCK: tl.constexpr,
     REST_BLOCK: tl.constexpr,
-):
+):  # fmt: skip
     """Grid (tokens): all heads of a token; `sign` -1 turns back."""
     t = tl.program_id(0).to(tl.int64)
     head, i = tl.arange(0, HEAD_BLOCK)[:, None], tl.arange(0, HALF_BLOCK)[None, :]

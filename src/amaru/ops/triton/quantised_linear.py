@@ -11,21 +11,10 @@ import triton.language as tl
 
 @triton.jit
 def few_rows(
-    x,
-    codes,
-    scales,
-    bias,
-    y,
-    tokens,
-    stride,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-    TOKEN_BLOCK: tl.constexpr,
-    ROW_BLOCK: tl.constexpr,
-    COLUMN_BLOCK: tl.constexpr,
-    ROUNDED: tl.constexpr,
-    MULTIPLIED: tl.constexpr,
-):
+    x, codes, scales, bias, y, tokens, stride,
+    ROWS: tl.constexpr, COLS: tl.constexpr, TOKEN_BLOCK: tl.constexpr, ROW_BLOCK: tl.constexpr, COLUMN_BLOCK: tl.constexpr,
+    ROUNDED: tl.constexpr, MULTIPLIED: tl.constexpr,
+):  # fmt: skip
     """Grid (blocks of the weight's rows): every code is read once."""
     t, column = tl.arange(0, TOKEN_BLOCK), tl.arange(0, COLUMN_BLOCK)
     row = tl.program_id(0) * ROW_BLOCK + tl.arange(0, ROW_BLOCK)

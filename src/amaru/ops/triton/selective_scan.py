@@ -30,26 +30,9 @@ def inputs(x, dt, A, B, t, live, c, n, a, x_stride, B_stride, INNER: tl.constexp
 
 @triton.jit
 def forward(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    D,
-    initial,
-    bounds,
-    y,
-    final,
-    kept,
-    x_stride,
-    B_stride,
-    C_stride,
-    INNER: tl.constexpr,
-    STATE: tl.constexpr,
-    CHUNK: tl.constexpr,
-    CHANNEL_BLOCK: tl.constexpr,
-    STATE_BLOCK: tl.constexpr,
-):
+    x, dt, A, B, C, D, initial, bounds, y, final, kept, x_stride, B_stride, C_stride,
+    INNER: tl.constexpr, STATE: tl.constexpr, CHUNK: tl.constexpr, CHANNEL_BLOCK: tl.constexpr, STATE_BLOCK: tl.constexpr,
+):  # fmt: skip
     """Grid (blocks of channels, sequences). What is None is not read or written; `kept` are the states before every chunk."""
     sequence = tl.program_id(1).to(tl.int64)
     first, stop = tl.load(bounds + sequence), tl.load(bounds + sequence + 1)
@@ -82,33 +65,9 @@ def forward(
 
 @triton.jit
 def backward(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    D,
-    bounds,
-    kept,
-    dy,
-    dfinal,
-    dx,
-    ddt,
-    dA,
-    dB,
-    dC,
-    dD,
-    dinitial,
-    tokens,
-    x_stride,
-    B_stride,
-    C_stride,
-    INNER: tl.constexpr,
-    STATE: tl.constexpr,
-    CHUNK: tl.constexpr,
-    CHANNEL_BLOCK: tl.constexpr,
-    STATE_BLOCK: tl.constexpr,
-):
+    x, dt, A, B, C, D, bounds, kept, dy, dfinal, dx, ddt, dA, dB, dC, dD, dinitial, tokens, x_stride, B_stride, C_stride,
+    INNER: tl.constexpr, STATE: tl.constexpr, CHUNK: tl.constexpr, CHANNEL_BLOCK: tl.constexpr, STATE_BLOCK: tl.constexpr,
+):  # fmt: skip
     """The same grid; dA [sequences, inner, state], dD [sequences, inner], dB and dC [blocks, T, state] are parts of sums."""
     sequence = tl.program_id(1).to(tl.int64)
     first, stop = tl.load(bounds + sequence), tl.load(bounds + sequence + 1)

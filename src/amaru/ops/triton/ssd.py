@@ -50,30 +50,10 @@ def decays(high, low, CHUNK: tl.constexpr):
 
 @triton.jit
 def forward(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    D,
-    initial,
-    bounds,
-    y,
-    final,
-    kept,
-    x_stride,
-    B_stride,
-    C_stride,
-    HEADS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    STATE: tl.constexpr,
-    CHUNK: tl.constexpr,
-    CHANNEL_BLOCK: tl.constexpr,
-    STATE_BLOCK: tl.constexpr,
-    ROUNDED: tl.constexpr,
-    MULTIPLIED: tl.constexpr,
-):
+    x, dt, A, B, C, D, initial, bounds, y, final, kept, x_stride, B_stride, C_stride,
+    HEADS: tl.constexpr, CHANNELS: tl.constexpr, GROUPS: tl.constexpr, STATE: tl.constexpr, CHUNK: tl.constexpr,
+    CHANNEL_BLOCK: tl.constexpr, STATE_BLOCK: tl.constexpr, ROUNDED: tl.constexpr, MULTIPLIED: tl.constexpr,
+):  # fmt: skip
     """Grid (heads * blocks of channels, sequences). What is None is not read or written; `kept` are the states before every chunk."""
     BLOCKS: tl.constexpr = (CHANNELS + CHANNEL_BLOCK - 1) // CHANNEL_BLOCK
     head = tl.program_id(0) // BLOCKS
@@ -115,25 +95,10 @@ def forward(
 
 @triton.jit
 def chain(
-    dt,
-    A,
-    C,
-    bounds,
-    dy,
-    dfinal,
-    kept,
-    dinitial,
-    C_stride,
-    HEADS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    STATE: tl.constexpr,
-    CHUNK: tl.constexpr,
-    CHANNEL_BLOCK: tl.constexpr,
-    STATE_BLOCK: tl.constexpr,
-    ROUNDED: tl.constexpr,
-    MULTIPLIED: tl.constexpr,
-):
+    dt, A, C, bounds, dy, dfinal, kept, dinitial, C_stride,
+    HEADS: tl.constexpr, CHANNELS: tl.constexpr, GROUPS: tl.constexpr, STATE: tl.constexpr, CHUNK: tl.constexpr,
+    CHANNEL_BLOCK: tl.constexpr, STATE_BLOCK: tl.constexpr, ROUNDED: tl.constexpr, MULTIPLIED: tl.constexpr,
+):  # fmt: skip
     """The grid of `forward`: the gradient of the state behind every chunk goes to `kept`, that of the initial state to `dinitial`."""
     BLOCKS: tl.constexpr = (CHANNELS + CHANNEL_BLOCK - 1) // CHANNEL_BLOCK
     head = tl.program_id(0) // BLOCKS
@@ -168,34 +133,10 @@ def chain(
 
 @triton.jit
 def by_inputs(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    D,
-    blocks,
-    bounds,
-    states,
-    dstates,
-    dy,
-    dx,
-    ddt,
-    dA,
-    dD,
-    x_stride,
-    B_stride,
-    C_stride,
-    HEADS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    STATE: tl.constexpr,
-    CHUNK: tl.constexpr,
-    CHANNEL_BLOCK: tl.constexpr,
-    STATE_BLOCK: tl.constexpr,
-    ROUNDED: tl.constexpr,
-    MULTIPLIED: tl.constexpr,
-):
+    x, dt, A, B, C, D, blocks, bounds, states, dstates, dy, dx, ddt, dA, dD, x_stride, B_stride, C_stride,
+    HEADS: tl.constexpr, CHANNELS: tl.constexpr, GROUPS: tl.constexpr, STATE: tl.constexpr, CHUNK: tl.constexpr,
+    CHANNEL_BLOCK: tl.constexpr, STATE_BLOCK: tl.constexpr, ROUNDED: tl.constexpr, MULTIPLIED: tl.constexpr,
+):  # fmt: skip
     """Grid (heads, chunks), all channels in one block: dx, ddt, and parts of dA and dD [chunks, heads]."""
     head, piece = tl.program_id(0), tl.program_id(1).to(tl.int64)
     start, stop, chunk = place(blocks, bounds, piece, CHUNK)  # type: ignore[misc]
@@ -237,31 +178,10 @@ def by_inputs(
 
 @triton.jit
 def by_groups(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    blocks,
-    bounds,
-    states,
-    dstates,
-    dy,
-    dB,
-    dC,
-    x_stride,
-    B_stride,
-    C_stride,
-    HEADS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    STATE: tl.constexpr,
-    CHUNK: tl.constexpr,
-    CHANNEL_BLOCK: tl.constexpr,
-    STATE_BLOCK: tl.constexpr,
-    ROUNDED: tl.constexpr,
-    MULTIPLIED: tl.constexpr,
-):
+    x, dt, A, B, C, blocks, bounds, states, dstates, dy, dB, dC, x_stride, B_stride, C_stride,
+    HEADS: tl.constexpr, CHANNELS: tl.constexpr, GROUPS: tl.constexpr, STATE: tl.constexpr, CHUNK: tl.constexpr,
+    CHANNEL_BLOCK: tl.constexpr, STATE_BLOCK: tl.constexpr, ROUNDED: tl.constexpr, MULTIPLIED: tl.constexpr,
+):  # fmt: skip
     """Grid (groups, chunks): dB and dC, summed over the heads of a group one after the other."""
     group, piece = tl.program_id(0), tl.program_id(1).to(tl.int64)
     start, stop, chunk = place(blocks, bounds, piece, CHUNK)  # type: ignore[misc]
