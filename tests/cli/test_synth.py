@@ -1,15 +1,13 @@
 """`amaru synth`: plan, preview, run and export against a server in a process of its own, and what is said when something is wrong."""
 
-import asyncio
 import json
-import threading
-from contextlib import contextmanager
 
 import pytest
 import yaml
 from rich.console import Console
 from tests.synth.misbehaving import Misbehaving
 from tests.synth.recipes import FIVE_STEPS
+from tests.synth.scripted import in_thread
 
 from amaru.cli.main import main
 from amaru.cli.synth_live import drawn
@@ -19,26 +17,9 @@ from amaru.synth.prompt import our_prompts
 from amaru.synth.store import Store
 
 
-@contextmanager
 def served(faults=("ok",), kind=Misbehaving):
     """A server in a thread of its own, as `main` blocks this one."""
-    server, ready, loop = kind(faults), threading.Event(), asyncio.new_event_loop()
-    ended = asyncio.Event()
-
-    async def serve():
-        async with server:
-            ready.set()
-            await ended.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    ready.wait()
-    try:
-        yield server
-    finally:
-        loop.call_soon_threadsafe(ended.set)
-        thread.join()
-        loop.close()
+    return in_thread(kind(faults))
 
 
 def recipe_file(directory, url, **more):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tests.models.random_models import FAMILIES, random_model
 from tests.recipes.test_sft import LAYERS, write_chats
+from tests.recipes.verbs import Stops, run
 
 from amaru.adapters import LoRA, files, peft_files
 from amaru.cli.main import main
@@ -40,13 +41,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     quantise(decoder, Scheme(to="int8"))
     save(decoder, folder / "codes", tokenizer)
     return folder
-
-
-def run(capsys: pytest.CaptureFixture, *words: object) -> tuple[dict, str]:
-    code = main([*map(str, words), "--json"])
-    said = capsys.readouterr()
-    assert code == 0, said.err
-    return json.loads(said.out), said.err
 
 
 def test_an_adapter_learns_and_the_model_is_left_alone(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -99,20 +93,6 @@ def test_hymba_is_reached_whole_and_by_segments(folder: Path, capsys: pytest.Cap
         assert result["after"]["loss"] < result["before"]["loss"]
     (row,) = (row for row in parts["coverage"] if row["kind"] == "hybrid_head")
     assert row["layers"][0] == row["layers"][1] and 0 < row["weights"][0] < row["weights"][1]
-
-
-class Stops:
-    """Progress that is stopped by whoever watches, at the third step."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def note(self, text: str) -> None: ...
-
-    def update(self, text: str) -> None:
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 def test_a_stopped_run_ends_in_the_same_bytes_and_saves_the_adapter_alone(folder: Path, tmp_path: Path) -> None:

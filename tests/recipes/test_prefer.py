@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tests.align.small import model, some, tokenizer, write_pairs
 from tests.recipes.test_interrupted import killed_until_done
+from tests.recipes.verbs import Stops, run
 
 from amaru.adapters import LoRA, files
 from amaru.align import Comparison, Comparisons, read, write
@@ -37,13 +38,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(model(known.vocab_size), folder / "model", known)
     write_pairs(folder / "pairs.jsonl", 60)
     return folder
-
-
-def run(capsys: pytest.CaptureFixture, *words: object) -> tuple[dict, str]:
-    code = main([*map(str, words), "--json"])
-    said = capsys.readouterr()
-    assert code == 0, said.err
-    return json.loads(said.out), said.err
 
 
 def test_a_small_model_learns_what_is_better(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -95,20 +89,6 @@ def test_an_adapter_is_held_to_the_model_without_it_by_any_way(by: str, folder: 
     batch = Batch.of([torch.arange(3, 20)])
     with torch.no_grad():
         torch.testing.assert_close(load(trained.checkpoint)(batch), adapted(batch), atol=1e-5, rtol=1e-5)
-
-
-class Stops:
-    """Progress that is stopped by whoever watches, at the nth thing that is said."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def note(self, text: str) -> None: ...
-
-    def update(self, text: str) -> None:
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 def test_killed_anywhere_it_ends_in_the_same_bytes(folder: Path, tmp_path: Path) -> None:

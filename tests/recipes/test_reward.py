@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.models.reward.small import LAYERS, said
+from tests.recipes.verbs import Stops, run
 
 from amaru.cli.main import main
 from amaru.data.tokenizer import Tokenizer
@@ -54,13 +55,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer.train(["say a number, two three five six. A chat between a curious user and an assistant " * 9], vocab=300)
     save(Decoder(DecoderConfig(vocab=tokenizer.vocab_size, hidden=16, layers=LAYERS)).initialise(0), folder / "model", tokenizer)
     return folder
-
-
-def run(capsys: pytest.CaptureFixture, *words: object, code: int = 0) -> tuple[dict, str]:
-    found = main([*map(str, words), "--json"])
-    spoken = capsys.readouterr()
-    assert found == code, spoken.err
-    return json.loads(spoken.out), spoken.err
 
 
 @pytest.fixture(scope="module")
@@ -160,20 +154,6 @@ def test_amaru_s_own_layout_keeps_its_fields_and_its_scores(trained: Path, tmp_p
     again = [*words, tmp_path / "scored.jsonl", "--out", tmp_path / "twice.jsonl"]
     assert main([*map(str, again)]) == 2 and "has scores in its responses already" in " ".join(capsys.readouterr().err.split())
     run(capsys, *again, "--overwrite")
-
-
-class Stops:
-    """Progress that is stopped by whoever watches, at the third step."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def note(self, text: str) -> None: ...
-
-    def update(self, text: str) -> None:
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 def test_pairs_and_a_stopped_run_end_in_the_same_bytes(folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.recipes.small import write_corpus
+from tests.recipes.verbs import run
 
 from amaru.cli.main import main
 from amaru.data.templates import template_of
@@ -35,13 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer.train(code.read_text().splitlines(), vocab=300)
     save(Decoder(DecoderConfig(vocab=tokenizer.vocab_size, hidden=16, layers=LAYERS)).initialise(0), folder / "model", tokenizer)
     return folder
-
-
-def run(capsys: pytest.CaptureFixture, *words: object) -> tuple[dict, str]:
-    code = main([*map(str, words), "--json"])
-    said = capsys.readouterr()
-    assert code == 0, said.err
-    return json.loads(said.out), said.err
 
 
 def test_two_stages_with_replay(folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -56,10 +56,14 @@ def usual(body):
     return text if text.startswith("{") else f"{text[:-1]} ({number(question, seed, below=10**6)})."
 
 
-@contextmanager
 def served(script=None, **settings):
     """A server in a thread of its own, for what runs in this one or in another process."""
-    server, ready, loop = Scripted(script, **settings), threading.Event(), asyncio.new_event_loop()
+    return in_thread(Scripted(script, **settings))
+
+
+@contextmanager
+def in_thread(server):
+    ready, loop = threading.Event(), asyncio.new_event_loop()
     ended = asyncio.Event()
 
     async def serve():
