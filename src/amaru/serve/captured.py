@@ -14,7 +14,7 @@ from amaru.models.state import DecoderState
 from amaru.nn.attention import Attention
 from amaru.nn.batch import Batch
 from amaru.nn.moe import MoE
-from amaru.serve.standing import MOVING, Parts, Passed, moved, standing
+from amaru.serve.standing import MOVING, Parts, Passed, moved, renew, standing
 from amaru.serve.work import Work
 
 MOST_SEQUENCES = 256  # of a step that is captured
@@ -55,18 +55,12 @@ class CapturedStep:
 
     def run(self, decoder: Decoder, state: DecoderState, work: Sequence[Work]) -> bool:
         """`passed` is then of these tokens."""
-        assert self._batch.pages is not None and self._batch.slots is not None
         now = moved(work, decoder.config.meta_tokens)
         self._moving.copy_(torch.tensor([now[name] for name in MOVING]))
         self._batch.fresh.copy_(self._moving[MOVING.index("fresh")])
         if decoder.config.meta_tokens:
             state.begin(torch.tensor([item.slot for item in work if item.start == 0], dtype=torch.int64, device=self._x.device))
-        self._x.copy_(decoder.embed(self._batch.ids))
-        for (rope, channels, dtype), turns in self._batch.turned.items():
-            for held, turn in zip(turns, rope.turns(self._batch.positions, channels, dtype), strict=True):
-                held.copy_(turn)
-        for sight, pages in self._batch.pages.items():
-            torch.index_select(state.tables[sight], 0, self._batch.slots, out=pages)
+        renew(self._x, self._batch, decoder, state)
         self._graph.replay()
         self.passed = self._then
         return True

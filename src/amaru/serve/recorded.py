@@ -22,7 +22,7 @@ from amaru.ops.exactness import is_exact
 from amaru.ops.native import Recording, lacks
 from amaru.serve import captured
 from amaru.serve.captured import CapturedStep
-from amaru.serve.standing import MOVING, Parts, Passed, moved, standing
+from amaru.serve.standing import MOVING, Parts, Passed, moved, renew, standing
 from amaru.serve.work import Work
 
 MOST_TOKENS = 64  # of a step; more are worth torch's matrix products, which are not recorded
@@ -59,16 +59,11 @@ class RecordedStep:
         Around a step that has read all weights nothing is left in a cache, and each operation of torch takes ten microseconds and more:
         there are few.
         """
-        assert self.program is not None and self._batch.pages is not None and self._batch.slots is not None
+        assert self.program is not None
         self._put(work, decoder.config.meta_tokens)
         if decoder.config.meta_tokens:
             state.begin(torch.tensor([item.slot for item in work if item.start == 0], dtype=torch.int64))
-        self._x.copy_(decoder.embed(self._batch.ids))
-        for (rope, channels, dtype), turns in self._batch.turned.items():
-            for held, turn in zip(turns, rope.turns(self._batch.positions, channels, dtype), strict=True):
-                held.copy_(turn)
-        for sight, pages in self._batch.pages.items():
-            torch.index_select(state.tables[sight], 0, self._batch.slots, out=pages)
+        renew(self._x, self._batch, decoder, state)
         return self.program.run()
 
     def _put(self, work: Sequence[Work], shift: int) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from operator import is_
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from amaru.models.decoder import Decoder
@@ -55,6 +56,17 @@ def standing(batch: Batch, state: DecoderState) -> Batch:
     for name in (*MOVING, *STANDING):
         getattr(copy, name)
     return copy
+
+
+def renew(x: Tensor, batch: Batch, decoder: Decoder, state: DecoderState) -> None:
+    """What follows from the tokens, positions and slots that a standing batch has been given: embeddings, rotations and pages."""
+    assert batch.pages is not None and batch.slots is not None
+    x.copy_(decoder.embed(batch.ids))
+    for (rope, channels, dtype), turns in batch.turned.items():
+        for held, turn in zip(turns, rope.turns(batch.positions, channels, dtype), strict=True):
+            held.copy_(turn)
+    for sight, pages in batch.pages.items():
+        torch.index_select(state.tables[sight], 0, batch.slots, out=pages)
 
 
 def moved(work: Sequence[Work], shift: int) -> dict[str, list[int]]:
