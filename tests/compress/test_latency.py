@@ -17,6 +17,7 @@ from amaru.models.devices import machine
 from amaru.models.families import presets
 from amaru.models.pattern import layers_from_pattern
 from amaru.nn import MLP, Attention, Mamba2
+from amaru.nn.hybrid_head import HybridHead
 
 MAMBA, ATTENTION = Mamba2(heads=8, channels=16, groups=2, state=16), Attention(query_heads=4, kv_heads=2, channels=16)
 PARENT = DecoderConfig(vocab=97, hidden=64, layers=layers_from_pattern("M-M*-M-", {"M": MAMBA, "*": ATTENTION, "-": MLP(ffn=96)}))
@@ -86,6 +87,15 @@ def test_a_layer_that_seems_to_take_less_than_nothing_is_told_and_summed():
     assert other.layer(point.hidden, point.layer)[0] == -1e-5
 
 
+def test_the_fixed_time_of_a_layer_that_needs_another_does_not_count():
+    owner = HybridHead(query_heads=4, kv_heads=2, qk_channels=8, v_channels=8, state=4, rank=4)
+    same = {"hidden": 64, "blocks": 1, "prefill": 1.0, "decode": (2.0, 3.0), "spread": 0.0}
+    alone = Point(layer=owner, fixed_prefill=0.5, fixed_decode=(0.25, 0.25), **same)
+    sharing = Point(layer=replace(owner, shares_kv=True), fixed_prefill=9.0, fixed_decode=(9.0, 9.0), **same)
+    table = LatencyTable(HERE, (alone, sharing))
+    assert table.prefill(replace(PARENT, layers=(owner, sharing.layer, sharing.layer))) == (0.5 + 3 * 1.0,)
+
+
 def test_a_table_is_read_back_and_knows_where_it_was_measured(tmp_path):
     table = measured(grid(pairs(PARENT, SPACE)))
     table.save(tmp_path / "latency.safetensors")
@@ -101,7 +111,7 @@ def test_layers_are_alike_that_differ_in_widths_only():
     assert not alike(ATTENTION, replace(ATTENTION, bias=True))
 
 
-@pytest.mark.parametrize("name", ["nemotron-h-8b", "nemotron-h-4b"])
+@pytest.mark.parametrize("name", ["nemotron-h-8b", "nemotron-h-4b", "hymba-1.5b"])
 def test_bounds_add_up_to_the_roofline_of_the_whole_model(name):
     config, device = presets()[name], machine("h100")
     workload = Workload(context=4096, batch=8, weights="fp8")

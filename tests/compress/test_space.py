@@ -16,6 +16,8 @@ from amaru.models.cost import Workload
 from amaru.models.families import presets
 from amaru.models.pattern import layers_from_pattern
 from amaru.nn import MLP, Attention, Mamba2
+from amaru.nn.hybrid_head import HybridHead
+from amaru.nn.rope import Rope
 
 MAMBA, ATTENTION = Mamba2(heads=8, channels=16, groups=2, state=16), Attention(query_heads=4, kv_heads=2, channels=16)
 PARENT = DecoderConfig(vocab=97, hidden=64, layers=layers_from_pattern("M-M*-M-", {"M": MAMBA, "*": ATTENTION, "-": MLP(ffn=96)}))
@@ -61,6 +63,40 @@ def test_enumeration_equals_nested_loops(limits):
     assert {(c.layers, c.config, c.parameters, c.memory) for c in found.candidates} == set(fits)
     assert len({candidate.key for candidate in found.candidates}) == len(fits)
     assert found.describe() == f"72 shapes, {len(fits)} use 80% to 100% of the budget; all of them are ranked"
+
+
+OWNER = HybridHead(query_heads=6, kv_heads=2, qk_channels=8, v_channels=8, state=4, rank=4, rope=Rope())
+NARROW = replace(OWNER, window=5, sinks=2)
+SHARING = replace(NARROW, shares_kv=True)
+HYMBA = DecoderConfig(
+    vocab=97, hidden=32, tied=True, meta_tokens=2, layers=(OWNER, MLP(ffn=64), NARROW, SHARING, MLP(ffn=64), NARROW, SHARING)
+)
+HYMBA_SPACE = SearchSpace(
+    widths={"v_channel": (4,), "ffn": (32,), "hidden": ()}, kept={"mlp": (2, 1)}, floors={"hybrid_head": 0.1}, use=0, limit=10_000
+)
+
+
+def test_hymba_has_kinds_by_window_and_sharing_and_keeps_what_others_read():
+    """By building each config: a layer that reads others' keys and values costs nothing for them, and its owner always stays."""
+    scores = replace(scores_for(HYMBA), layers=np.array([3.0, 1.0, np.inf, 2.0, 4.0, np.inf, 5.0]))
+    budget = Budget(memory=cost.memory(HYMBA, WORKLOAD).total - 1, workload=WORKLOAD)
+    found = enumerate_candidates(HYMBA, scores, budget, HYMBA_SPACE)
+    expected = set()
+    for channels, ffn, mlps, shared in itertools.product((8, 4), (64, 32), (2, 1), (2, 1)):
+        kept = sorted({0, 2, 5} | {2: {1, 4}, 1: {4}}[mlps] | {2: {3, 6}, 1: {6}}[shared])
+        layers = tuple(
+            replace(layer, ffn=ffn) if isinstance(layer, MLP) else replace(layer, v_channels=channels)
+            for layer in (HYMBA.layers[index] for index in kept)
+        )
+        expected.add((tuple(kept), replace(HYMBA, layers=layers)))
+    expected.remove((tuple(range(7)), HYMBA))
+    assert {(c.layers, c.config) for c in found.candidates} == expected
+    for each in found.candidates:
+        assert each.parameters == cost.parameters(each.config) and each.memory == cost.memory(each.config, WORKLOAD).total
+    with pytest.raises(ConfigError, match="asks for 1 hybrid_head@2 layers; the parent has 2, and others read what 2 of them keep"):
+        enumerate_candidates(HYMBA, scores, budget, replace(HYMBA_SPACE, kept={"hybrid_head@2": (1,)}))
+    with pytest.raises(ConfigError, match=r"'hybrid_head', which the parent .* has: hybrid_head@0, hybrid_head@2, hybrid_head@3"):
+        enumerate_candidates(HYMBA, scores, budget, replace(HYMBA_SPACE, kept={"hybrid_head": (1,)}))
 
 
 def test_default_grids():

@@ -1,14 +1,16 @@
 """Every family trains from the command line, from a shape that a file writes out: the loss falls, the checkpoint loads and goes on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from tests.recipes.small import SHORT, TEXT, flags, write_corpus
+from tests.recipes.small import SEARCH, SHORT, TEXT, flags, write_corpus
 
 from amaru.cli.main import main
 from amaru.config import to_dict
+from amaru.models import cost
 from amaru.models.checkpoint import Checkpoint
 from amaru.models.decoder import DecoderConfig
 from amaru.models.families import family_for
@@ -59,6 +61,26 @@ def test_a_family_trains(family: str, corpus: Path, tmp_path: Path, capsys: pyte
     assert [type(layer) for layer in trained.layers] == [type(layer) for layer in SHAPES[family].layers]
     assert (trained.hidden, trained.meta_tokens, trained.norm) == (16, SHAPES[family].meta_tokens, SHAPES[family].norm)
     assert "Data" in (tmp_path / "run/report.html").read_text()
+
+
+def test_hybrid_heads_that_share_a_cache_and_experts_are_scored_searched_cut_taught_and_drawn(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in Hymba: heads that see all, heads with a window, and heads that read the keys and values of those."""
+    wide, experts = replace(HEAD, query_heads=4, kv_heads=2, window=None, sinks=0), MoE(experts=4, top_k=2, ffn=16, shared_ffn=16)
+    windowed = replace(wide, window=16, sinks=4)
+    parent = DecoderConfig(vocab=300, hidden=32, layers=(wide, windowed, experts, replace(windowed, shares_kv=True)), meta_tokens=4)
+    (tmp_path / "shape.yaml").write_text(yaml.safe_dump(to_dict(parent)))
+    words = ["train", "--data", str(corpus), "--config", str(tmp_path / "shape.yaml"), "--tokens", "128", "--out", str(tmp_path / "parent")]
+    assert main([*words, *flags(TEXT[1:], SHORT)]) == 0
+    words = ["compress", str(tmp_path / "parent/model"), "--data", str(corpus), "--params", "85%", "--tokens", "128", "--context", "64"]
+    words += ["--short-tokens", "100", "--finalists", "1", "--out", str(tmp_path / "run"), *flags(TEXT[1:], SEARCH, SHORT)]
+    assert main([*words, "--set", "space.floors.hybrid_head=0.3", "--set", "space.shares={v_channel: [1.0, 0.5]}"]) == 0
+    student = Checkpoint(tmp_path / "run/student").config
+    assert 0.7 < cost.parameters(student) / cost.parameters(parent) <= 0.85
+    page = (tmp_path / "run/report.html").read_text()
+    assert "layer 1, hybrid head: cannot go alone" in page and "experts: " in page
+    capsys.readouterr()
 
 
 def test_two_shapes_are_refused(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.recipes.small import SHORT, TEXT, compress_words, flags, train_words, write_corpus
 
@@ -158,12 +159,19 @@ def test_what_a_dry_run_prints_is_a_recipe(corpus: Path, tmp_path: Path, capsys:
     assert found["recipe"]["shape"]["hidden"] == 32 and found["steps"] == 24
 
 
-def test_the_iterative_order_and_neurons_behind_the_activation(corpus: Path, parent: Path, tmp_path: Path) -> None:
-    words = [*compress_words(corpus, parent / "model", tmp_path / "run"), *flags(["layers_iteratively=true", "ffn_after_activation=true"])]
+def test_the_other_ways_to_score_and_to_choose(corpus: Path, parent: Path, tmp_path: Path) -> None:
+    asked = ["layers_iteratively=true", "ffn_after_activation=true", "fluctuation=[mamba2]", "ranking.channels_per_head=true"]
+    one_shape = ["space.widths={channel: [4]}", "space.shares={}", "space.kept={mamba2: [3], mlp: [3]}", "space.use=0"]
+    words = [*compress_words(corpus, parent / "model", tmp_path / "run"), "--memory", "99%", *flags(asked, one_shape)]
     assert main(words) == 0
-    scores = Scores.load(tmp_path / "run" / "scores.safetensors")
+    scores, plan = Scores.load(tmp_path / "run" / "scores.safetensors"), Plan.load(tmp_path / "run" / "plan.safetensors")
     assert scores.ffn_read == "after activation"
+    assert scores.fluctuation == ("mamba2",) and scores.means[0].keys() == {"group x head x channel"}
     assert sorted(scores.layers.tolist()) == list(range(7)), "an order, not magnitudes"
+    channels = plan.cut.within[0]["channel"].indices
+    energy = scores.within[0]["group x head x channel"] ** 2
+    assert (channels == np.sort(np.argsort(-energy, axis=-1)[..., :4])).all(), "each head has the channels that are its own best"
+    assert plan.ranking.channels_per_head and "each head with channels of its own" in plan.facts()["ranking"]
 
 
 def test_dry_run_writes_nothing(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from amaru.compress.candidate import Candidate
-from amaru.compress.ranking import cut_for
+from amaru.compress.ranking import Ranking, cut_for
 from amaru.compress.scores import Scores
 from amaru.compress.surgery import Surgery
 from amaru.config import Config, fingerprint_bytes, to_dict
@@ -79,12 +79,12 @@ def library(config: DecoderConfig, variants: Variants, layers: Sequence[int] | N
     return found
 
 
-def cut_block(parent: Decoder, block: Block, scores: Scores) -> ResidualLayer | None:
+def cut_block(parent: Decoder, block: Block, scores: Scores, ranking: Ranking | None = None) -> ResidualLayer | None:
     """The block with the parent's most important heads, channels, neurons: new weights in the parent's dtype; None for no layer."""
     if block.layer is None:
         return None
     alone = replace(parent.config, layers=(block.layer,))  # type: ignore[arg-type]
-    cut = cut_for(Candidate(layers=(block.index,), config=alone, parameters=0, memory=0), parent.config, scores)
+    cut = cut_for(Candidate(layers=(block.index,), config=alone, parameters=0, memory=0), parent.config, scores, ranking)
     weights = dict(parent.named_parameters())
     read = Surgery(parent.config, cut).reader(lambda name: weights[name].detach())
     with torch.device("meta"):

@@ -49,7 +49,7 @@ class Costs:
     def layer(self, hidden: int, layer: LayerConfig) -> np.ndarray:
         """What one layer adds."""
         if (hidden, layer) not in self._known:
-            self._known[hidden, layer] = self._counted(hidden, (layer,)) - self.alone(hidden)
+            self._known[hidden, layer] = self._counted(hidden, (*layer.needs, layer)) - self._counted(hidden, layer.needs)
         return self._known[hidden, layer]
 
     def total(self, config: DecoderConfig) -> np.ndarray:

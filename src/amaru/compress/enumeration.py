@@ -64,7 +64,8 @@ def spread(points: np.ndarray, count: int) -> list[int]:
 def _candidate(config: DecoderConfig, scores: Scores, found: Shapes, number: int) -> Candidate:
     shape, kinds = found.shape(number), kinds_of(config)
     kept = sorted(index for kind, indices in kinds.items() for index in most_important(indices, shape.counts[kind], scores))
-    layers = tuple(shape.layers[config.layers[index].kind] for index in kept)
+    kind_of = {index: kind for kind, indices in kinds.items() for index in indices}
+    layers = tuple(shape.layers[kind_of[index]] for index in kept)
     student = replace(config, hidden=shape.hidden, layers=layers)  # type: ignore[arg-type]
     return candidate(tuple(kept), student, found.cost.at(number))
 

@@ -49,7 +49,7 @@ class Point(Config):
     """One layer at one hidden size, from stacks of `blocks` and twice as many.
 
     prefill, decode   seconds that one such layer adds to a prompt, and to a step of each batch; as measured, also below zero
-    fixed             the same of everything that is not a layer: twice the smaller stack less the larger
+    fixed             the same of everything that is not such a layer: twice the smaller stack less the larger
     spread            between the quartiles of the repetitions, as a share of the larger stack's time
     """
 
@@ -102,9 +102,13 @@ class LatencyTable:
         return self._known[hidden, layer]
 
     def fixed(self, hidden: int) -> np.ndarray:
-        """Seconds of all but the layers; of each measured hidden size the median over its points."""
-        sizes = {point.hidden for point in self.points}
-        found = {(size,): np.median([point.fixed for point in self.points if point.hidden == size], axis=0) for size in sizes}
+        """Seconds of all but the layers; of each measured hidden size the median over its points.
+
+        A point of a layer that needs another has that one in its fixed time, and does not count.
+        """
+        points = [point for point in self.points if not point.layer.needs]
+        sizes = {point.hidden for point in points}
+        found = {(size,): np.median([point.fixed for point in points if point.hidden == size], axis=0) for size in sizes}
         return _between(found, (hidden,), "the network without layers")
 
     def measured(self, hidden: int, layer: LayerConfig) -> bool:

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from amaru.compress.blocks import Block, cut_block
+from amaru.compress.ranking import Ranking
 from amaru.compress.scores import Scores
 from amaru.config import Artifact, Config, to_dict
 from amaru.errors import ArtifactError, CheckpointError, DataError
@@ -134,7 +135,13 @@ class Taught:
 
 
 def teach_layer(
-    parent: Decoder, blocks: Sequence[Block], scores: Scores, streams: Streams, how: LocalDistillation, progress: Progress
+    parent: Decoder,
+    blocks: Sequence[Block],
+    scores: Scores,
+    streams: Streams,
+    how: LocalDistillation,
+    progress: Progress,
+    ranking: Ranking | None = None,
 ) -> Taught:
     """All narrower blocks of one layer, from the streams before it; one that training made worse stays as it was cut.
 
@@ -148,7 +155,7 @@ def teach_layer(
     for block in blocks:
         if block.layer is None or block.layer == layer.mixer.config:
             continue
-        cut = cut_block(parent, block, scores)
+        cut = cut_block(parent, block, scores, ranking)
         assert cut is not None
         cut.float()
         before, as_cut = error(cut, wanted, streams), {name: weight.clone() for name, weight in cut.state_dict().items()}
@@ -164,10 +171,10 @@ def teach_layer(
 
 
 class Library:
-    """The taught blocks of a run, a file for each layer: `Library(folder, made_from).layer(parent, block, scores)`."""
+    """The taught blocks of a run, a file for each layer: `Library(folder, made_from, how).layer(parent, block, scores)`."""
 
-    def __init__(self, folder: Path, made_from: dict[str, str], how: LocalDistillation) -> None:
-        self.folder, self.made_from, self.how = folder, made_from, how
+    def __init__(self, folder: Path, made_from: dict[str, str], how: LocalDistillation, ranking: Ranking | None = None) -> None:
+        self.folder, self.made_from, self.how, self.ranking = folder, made_from, how, ranking
         self._held: tuple[int, Taught] | None = None
 
     def teach(
@@ -180,7 +187,8 @@ class Library:
         for blocks in library:
             path = self._path(blocks[0].index)
             if not self._is_whole(path):
-                teach_layer(parent, blocks, scores, streams, self.how, progress).save(path, blocks, self.made_from)
+                taught = teach_layer(parent, blocks, scores, streams, self.how, progress, self.ranking)
+                taught.save(path, blocks, self.made_from)
             streams.advance(parent.layers[blocks[0].index])
 
     def is_whole(self, library: Sequence[Sequence[Block]]) -> bool:
@@ -189,7 +197,7 @@ class Library:
 
     def layer(self, parent: Decoder, block: Block, scores: Scores) -> ResidualLayer | None:
         """A block ready to run: cut, and taught where it was."""
-        cut = cut_block(parent, block, scores)
+        cut = cut_block(parent, block, scores, self.ranking)
         return cut if cut is None or not self.how.tokens else self._of(block.index).into(cut.float(), block)
 
     def errors(self) -> dict[str, tuple[float, float]]:

@@ -16,14 +16,16 @@ from amaru.models.decoder import DecoderConfig
 from amaru.nn.layer import LayerConfig
 
 Widths = tuple[int, dict[str, LayerConfig]]
-"""Hidden, and the narrowed layer of each kind."""
+"""Hidden, and the narrowed layer of each kind (`kinds_of`)."""
 
 SHARES: dict[str, tuple[float, ...]] = {
     "hidden": (1.0, 0.875, 0.75, 0.625, 0.5),
     "ffn": (1.0, 0.875, 0.75, 0.625, 0.5),
     "head": (1.0, 0.875, 0.75),
     "channel": (1.0, 0.75),
+    "v_channel": (1.0, 0.75),
 }
+CHANNELS = ("channel", "v_channel")
 COUNTED = ("head", "group", "query", "kv_group", "expert")  # not widths: any number of them will do
 FLOORS = {"mamba2": 0.5, "attention": 0.25, "mlp": 0.5}
 
@@ -33,6 +35,7 @@ class SearchSpace(Config):
 
     kept         layers of a kind that may stay, e.g. {"mamba2": (24, 20)}; kinds not named: steps down to their floor
     floors       the least share of a kind's layers that stays (at least one does); 1.0 keeps them all
+                 Kinds are those of `kinds_of`: where layers of one differ in more than widths each form has its own, such as hybrid_head@2
     depth_steps  into how many counts the way from all layers to the floor is divided, both ends included
     widths       widths of an axis, e.g. {"hidden": (256, 192)}; `head` is counted per group
     shares       for axes not named in `widths`: shares of the parent, rounded to a multiple that kernels like
@@ -57,9 +60,9 @@ class SearchSpace(Config):
 
 
 def pairs(config: DecoderConfig, space: SearchSpace) -> list[tuple[int, LayerConfig]]:
-    """Every hidden size with every layer that a space holds: what a table of times has to tell."""
+    """Every hidden size with every layer that a space holds, and what that needs: all that a table of times has to tell."""
     allowed, _ = allowed_widths(config, space)
-    return list(dict.fromkeys((hidden, layer) for hidden, layers in allowed for layer in layers.values()))
+    return list(dict.fromkeys((hidden, each) for hidden, layers in allowed for layer in layers.values() for each in (*layer.needs, layer)))
 
 
 def allowed_widths(config: DecoderConfig, space: SearchSpace) -> tuple[list[Widths], dict[str, int]]:
@@ -67,7 +70,8 @@ def allowed_widths(config: DecoderConfig, space: SearchSpace) -> tuple[list[Widt
     widths = list(_widths(config, kinds_of(config), space))
     allowed, refused = widths[:1], Counter[str]()
     for hidden, layers in widths[1:]:
-        rule = space.divisors.broken(replace(config, hidden=hidden, layers=tuple(layers.values())))  # type: ignore[arg-type]
+        each_once = tuple(each for layer in layers.values() for each in (*layer.needs, layer))
+        rule = space.divisors.broken(replace(config, hidden=hidden, layers=each_once))  # type: ignore[arg-type]
         if rule is None:
             allowed.append((hidden, layers))
         else:
@@ -77,7 +81,9 @@ def allowed_widths(config: DecoderConfig, space: SearchSpace) -> tuple[list[Widt
 
 def layer_counts(config: DecoderConfig, space: SearchSpace) -> np.ndarray:
     """[ways, kinds]: every combination of how many layers of each kind stay, all of them first."""
-    return np.array(list(itertools.product(*(_depth_grid(kind, len(places), space) for kind, places in kinds_of(config).items()))))
+    read = set(config.kv_sources().values())
+    grids = (_depth_grid(kind, len(places), len(read & set(places)), space) for kind, places in kinds_of(config).items())
+    return np.array(list(itertools.product(*grids)))
 
 
 def sizes_of(layers: Mapping[str, LayerConfig]) -> dict[str, int]:
@@ -86,15 +92,27 @@ def sizes_of(layers: Mapping[str, LayerConfig]) -> dict[str, int]:
 
 
 def kinds_of(config: DecoderConfig) -> dict[str, list[int]]:
-    """The layers of each kind; raises `ConfigError` when they differ in width."""
-    kinds: dict[str, list[int]] = {}
+    """The layers of each kind; raises `ConfigError` when they differ in width.
+
+    Layers of a kind that differ in something else (a window, whose keys and values they read) are kinds by themselves, named by the first
+    layer of each form: hybrid_head@0, hybrid_head@2.
+    """
+    forms: dict[str, dict[LayerConfig, list[int]]] = {}
     for index, layer in enumerate(config.layers):
-        kinds.setdefault(layer.kind, []).append(index)
-        if layer != config.layers[kinds[layer.kind][0]]:
+        forms.setdefault(layer.kind, {}).setdefault(layer, []).append(index)
+    kinds: dict[str, list[int]] = {}
+    for kind, each in forms.items():
+        first, *others = each
+        if unlike := next((layer for layer in others if _sizes(layer) != _sizes(first)), None):
             raise ConfigError(
-                f"The search gives all {layer.kind} layers one width, but layers {kinds[layer.kind][0]} and {index} of the parent differ."
+                f"The search gives all {kind} layers one width, but layers {each[first][0]} and {each[unlike][0]} of the parent differ."
             )
+        kinds |= {f"{kind}@{places[0]}" if others else kind: places for places in each.values()}
     return kinds
+
+
+def _sizes(layer: LayerConfig) -> dict[str, int]:
+    return {name: axis.size for name, axis in layer.axes().items()}
 
 
 def _widths(config: DecoderConfig, kinds: dict[str, list[int]], space: SearchSpace) -> Iterator[Widths]:
@@ -110,8 +128,7 @@ def _widths(config: DecoderConfig, kinds: dict[str, list[int]], space: SearchSpa
 
 
 def _resized(layer: LayerConfig, widths: dict[str, int]) -> LayerConfig:
-    sizes = {name: axis.size for name, axis in layer.axes().items()}
-    return layer.resized(sizes | {name: widths[name] for name in layer.probes})
+    return layer.resized(_sizes(layer) | {name: widths[name] for name in layer.probes})
 
 
 def _width_grid(name: str, size: int, space: SearchSpace) -> list[int]:
@@ -129,13 +146,17 @@ def _multiple(name: str, size: int) -> int:
     """Widths that matrix units like: FP8 needs multiples of 16, and 64 fills a tile where the model is large enough."""
     if name in COUNTED:
         return 1
-    return 8 if name == "channel" else 64 if size >= 1024 else 16
+    return 8 if name in CHANNELS else 64 if size >= 1024 else 16
 
 
-def _depth_grid(kind: str, count: int, space: SearchSpace) -> list[int]:
+def _depth_grid(kind: str, count: int, read: int, space: SearchSpace) -> list[int]:
+    """How many of `count` layers may stay, of which other layers read the keys and values of `read`."""
     if kind in space.kept:
-        if wrong := [kept for kept in space.kept[kind] if not 0 < kept <= count]:
-            raise ConfigError(f"SearchSpace.kept asks for {wrong[0]} {kind} layers; the parent has {count}, and at least one stays.")
+        least = max(1, read)
+        if wrong := [kept for kept in space.kept[kind] if not least <= kept <= count]:
+            why = f"others read what {read} of them keep" if read else "at least one stays"
+            raise ConfigError(f"SearchSpace.kept asks for {wrong[0]} {kind} layers; the parent has {count}, and {why}.")
         return sorted({count, *space.kept[kind]}, reverse=True)
-    floor = max(1, math.ceil(space.floors.get(kind, 1.0) * count))
+    share = space.floors.get(kind, space.floors.get(kind.partition("@")[0], 1.0))
+    floor = max(1, read, math.ceil(share * count))
     return sorted({round(kept) for kept in np.linspace(count, floor, space.depth_steps)}, reverse=True)

@@ -112,6 +112,10 @@ class HybridHead(LayerConfig):
         return {} if self.shares_kv else {"keys": tensor("kv_group", "qk_channel"), "values": tensor("kv_group", "v_channel")}
 
     @property
+    def needs(self) -> tuple["HybridHead", ...]:
+        return (replace(self, shares_kv=False),) if self.shares_kv else ()  # type: ignore[type-var]
+
+    @property
     def sight(self) -> str:
         return "all" if self.window is None else "window"
 

@@ -77,6 +77,11 @@ class LayerConfig(Config):
         """Layers of one sight keep keys and values of the same places: "all", or "window" where old places are given away."""
         return "all"
 
+    @property
+    def needs(self) -> tuple["LayerConfig", ...]:
+        """What must stand before it for it to run: a layer whose keys and values it reads; most need none."""
+        return ()
+
     def cached(self, context: int) -> int:
         """How many tokens' cache a sequence of `context` tokens keeps: all of them, unless the layer sees a window."""
         return context

@@ -13,6 +13,7 @@ from amaru.compress.bounds import Bounds
 from amaru.compress.budget import Budget
 from amaru.compress.costs import Costs, Times, batches
 from amaru.compress.local import LocalDistillation
+from amaru.compress.ranking import Ranking
 from amaru.compress.search import RankBy
 from amaru.compress.space import SearchSpace
 from amaru.config import Config, to_dict
@@ -64,6 +65,8 @@ class CompressRecipe(Config):
     layer_metric         "mse" of the tensor before the head (MiniPuzzle) or "kl" of the logits (Minitron-SSM)
     layers_iteratively   drop the least important layer, score the rest again, and so on (Nemotron Nano 2)
     ffn_after_activation read neurons behind the squared ReLU (MiniPuzzle) instead of before it (Minitron-SSM)
+    fluctuation          kinds of layers that are scored as FLAP does, such as mlp
+    ranking              how indices are chosen by these scores, such as channels for each head
     ranking_rows         validation rows on which every candidate is ranked without training, by `rank_by`
     finalists            how many are distilled for `short_tokens` each; the better half then for twice as many, in up to `rounds`
                          rounds; the best gets `learning.tokens`
@@ -91,6 +94,8 @@ class CompressRecipe(Config):
     layer_metric: Literal["mse", "kl"] = "mse"
     layers_iteratively: bool = False
     ffn_after_activation: bool = False
+    fluctuation: tuple[str, ...] = ()
+    ranking: Ranking = Ranking()
     ranking_rows: int = Field(default=16, gt=0)
     rank_by: RankBy = "loss"
     finalists: int = Field(default=3, gt=0)

@@ -95,14 +95,14 @@ def measure_point(config: DecoderConfig, hidden: int, layer: LayerConfig, now: C
 
 def _blocks(config: DecoderConfig, hidden: int, layer: LayerConfig) -> int:
     """N: half as many as the model has of the kind, so that weights, states and KV of 2N lie in caches as its own; fewer of large ones."""
-    alone = replace(config, hidden=hidden, layers=())
-    each = 2 * (parameters(replace(alone, layers=(layer,))) - parameters(alone))  # type: ignore[arg-type]
+    before, with_it = (replace(config, hidden=hidden, layers=layers) for layers in (layer.needs, (*layer.needs, layer)))
+    each = 2 * (parameters(with_it) - parameters(before))
     own = sum(alike(layer, each) for each in config.layers)
     return max(1, min((own + 1) // 2, MOST_BLOCKS, MOST_BYTES // (2 * max(1, each))))
 
 
 def _stack(config: DecoderConfig, hidden: int, layer: LayerConfig, count: int) -> Decoder:
-    shape = replace(config, hidden=hidden, layers=(layer,) * count)  # type: ignore[arg-type]
+    shape = replace(config, hidden=hidden, layers=(*layer.needs, *(layer,) * count))  # type: ignore[arg-type]
     drawn, tensors = 0.02 * torch.randn(2**20, generator=torch.Generator().manual_seed(0), dtype=torch.float32), shape.tensors()
 
     def read(name: str) -> Tensor:

@@ -51,8 +51,9 @@ class Puzzle:
         self.recipe, self.how, self.run, self.config = recipe, recipe.puzzle, run, config
         self._parent = parent
         how = (self.how.kept, self.how.variants, self.how.local, recipe.calibration_rows, recipe.ranking_rows, recipe.learning.dtype)
-        self.made_from = origin | {"how": fingerprint_bytes(repr(how), str(recipe.seed))}
-        self._blocks = Library(run.path("blocks"), self.made_from, self.how.local)
+        ranked = (recipe.ffn_after_activation, recipe.fluctuation, recipe.ranking)
+        self.made_from = origin | {"how": fingerprint_bytes(repr(how), repr(ranked), str(recipe.seed))}
+        self._blocks = Library(run.path("blocks"), self.made_from, self.how.local, recipe.ranking)
         self._known: dict[str, dict[str, float]] = {}
 
     @property

@@ -183,8 +183,9 @@ def removal_flops(config: DecoderConfig, samples: Sequence[Batch], logits: bool)
 
 def _layer_flops(config: DecoderConfig, index: int, samples: Sequence[Batch]) -> int:
     layer = config.layers[index]
+    before, with_it = (replace(config, layers=layers) for layers in (layer.needs, (*layer.needs, layer)))
     lengths = (length for sample in samples for length in sample.lengths.tolist())
-    return sum(_of_length(replace(config, layers=(layer,)), length) for length in lengths)  # type: ignore[arg-type]
+    return sum(_of_length(with_it, length) - _of_length(before, length) for length in lengths)
 
 
 def _of_length(config: DecoderConfig, tokens: int) -> int:

@@ -92,6 +92,7 @@ class Search:
             layers_iteratively=recipe.layers_iteratively,
             floors=floors,
             ffn_after_activation=recipe.ffn_after_activation,
+            fluctuation=recipe.fluctuation,
             dtype=recipe.learning.dtype,
             seed=recipe.seed,
         )
@@ -128,7 +129,8 @@ class Search:
             Plan(
                 parent=self.config,
                 candidate=outcome.winner,
-                cut=cut_for(outcome.winner, self.config, self.scores),
+                cut=cut_for(outcome.winner, self.config, self.scores, self.recipe.ranking),
+                ranking=self.recipe.ranking,
                 budget=self.budget,
                 made_from=self.origin,
             ).save(path)
@@ -147,7 +149,7 @@ class Search:
 
     def student(self, candidate: Candidate) -> Decoder:
         """The candidate as it is cut, before any training, in fp32."""
-        student = cut_decoder(self._parent_fp32, cut_for(candidate, self.config, self.scores))
+        student = cut_decoder(self._parent_fp32, cut_for(candidate, self.config, self.scores, self.recipe.ranking))
         return self.puzzle.placed(student, candidate) if self.puzzle else student
 
     @property
@@ -170,7 +172,7 @@ class Search:
 
     def _pairs(self) -> list[Pair]:
         """The layers that are measured: the parent's own and every block; or so many that all widths lie between measured ones."""
-        own = [(self.config.hidden, layer) for layer in dict.fromkeys(self.config.layers)]
+        own = [(self.config.hidden, each) for layer in dict.fromkeys(self.config.layers) for each in (*layer.needs, layer)]
         if self.recipe.method == "puzzle":
             blocks = library(self.config, self.recipe.puzzle.variants)
             return list(dict.fromkeys([*own, *((self.config.hidden, b.layer) for each in blocks for b in each if b.layer)]))

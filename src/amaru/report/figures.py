@@ -5,6 +5,7 @@ svg = loss_curves({"student": [(0, 4.1), (50, 2.9)]}, x_label="step", y_label="l
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from math import isfinite
 from typing import NamedTuple
 
 from matplotlib.patches import Rectangle
@@ -13,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from amaru.report.numbers import plain, size, size_unit
 from amaru.report.svg import INK, SERIES, Canvas, canvas
 
-KINDS = {"mamba2": "Mamba-2", "attention": "attention", "mlp": "MLP"}
+KINDS = {"mamba2": "Mamba-2", "attention": "attention", "mlp": "MLP", "hybrid_head": "hybrid head", "moe": "experts"}
 STATES = {"ranked": ("mlp", 4.5), "distilled": ("series-1", 6), "winner": ("series-2", 9)}  # colour, and diameter in points
 
 
@@ -51,11 +52,15 @@ def loss_curves(series: Mapping[str, Sequence[tuple[float, float]]], x_label: st
 
 
 def layer_importance(rows: Sequence[tuple[int, str, float]], y_label: str = "importance") -> str:
-    """A bar per (layer index, kind, score) in stack order, coloured by kind; on a log scale, since the ends outweigh the middle by far."""
+    """A bar per (layer index, kind, score) in stack order, coloured by kind; on a log scale, since the ends outweigh the middle by far.
+
+    A score without end (a layer that cannot go alone) is a bar to the top.
+    """
+    highest = max((score for _, _, score in rows if isfinite(score)), default=1.0)
     with canvas(2.7) as c:
         for index, kind, score in rows:
-            (bar,) = c.axes.bar(index, score, width=0.78, color=INK[kind])
-            c.mark(bar, f"layer {index}, {KINDS[kind]}: {score:.4g}")
+            (bar,) = c.axes.bar(index, score if isfinite(score) else 2 * highest, width=0.78, color=INK[kind])
+            c.mark(bar, f"layer {index}, {KINDS[kind]}: " + (f"{score:.4g}" if isfinite(score) else "cannot go alone"))
         _kind_legend(c, [kind for _, kind, _ in rows])
         c.axes.grid(visible=False, axis="x")
         c.axes.margins(x=0.01)

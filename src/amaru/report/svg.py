@@ -29,6 +29,8 @@ PALETTE = {  # name -> the light colour, for an SVG looked at outside its page
     "mamba2": "#2d6a94",
     "attention": "#c8622b",
     "mlp": "#a9aeb5",
+    "hybrid_head": "#4a8a5c",
+    "moe": "#8159a6",
     **dict(zip(SERIES, ("#2d6a94", "#c8622b", "#4a8a5c", "#8159a6", "#93802c", "#6d7480"), strict=True)),
 }
 INK = {name: f"#fe{index:02x}01" for index, name in enumerate(PALETTE)}  # the stand-ins; no one would choose these
