@@ -68,9 +68,9 @@ def test_examples_stand_before_each_item_and_are_not_asked(tmp_path: Path) -> No
     path = write(tmp_path / "numbers.jsonl", *choices(5))
     task = open_task(path, shots=2)
     assert len(task) == 3
-    assert task.examples == "Question: after 0?\nAnswer: 1\n\nQuestion: after 1?\nAnswer: 1 and one\n\n"
+    assert {*task.examples} == {"Question: after 0?\nAnswer: 1\n\nQuestion: after 1?\nAnswer: 1 and one\n\n"}
     given = open_task(path, shots=1, examples=write(tmp_path / "train.jsonl", *choices(9)[8:]))
-    assert len(given) == 5 and given.examples == "Question: after 8?\nAnswer: two\n\n"
+    assert len(given) == 5 and {*given.examples} == {"Question: after 8?\nAnswer: two\n\n"}
     assert len({open_task(path).fingerprint, task.fingerprint, given.fingerprint}) == 3
     with pytest.raises(ConfigError, match="too few records"):
         open_task(path, shots=5)

@@ -17,16 +17,18 @@ from amaru.eval.subject import Subject
 from amaru.eval.task import Judged
 
 BETWEEN = "\n\n"  # examples, and before the item itself
+SUBJECTS = ("subject", "category")  # fields of records; where items and examples have one, examples are of the item's own subject
+Records = list[tuple[str, dict[str, Any]]]  # each with where it stands
 
 
 @dataclass(frozen=True)
 class FileTask:
-    """A file's items in one layout, each behind the same examples."""
+    """A file's items in one layout, each behind its `examples`: the same for all, or those of its subject."""
 
     name: str
     layout: Layout
     items: tuple[Item, ...]
-    examples: str
+    examples: tuple[str, ...]
     origin: str
 
     @property
@@ -35,7 +37,7 @@ class FileTask:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint_bytes("file task", str(self.layout.version), self.origin, self.examples)
+        return fingerprint_bytes("file task", str(self.layout.version), self.origin, *dict.fromkeys(self.examples))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -50,7 +52,8 @@ class FileTask:
         """An item is judged when the last of its endings has come."""
         places = [(index, number) for index, item in items.items() for number in range(len(item.pairs))]
         pairs = [items[index].pairs[number] for index, number in places]
-        endings = [subject.ending(self.examples + context, continuation) for context, continuation in pairs]
+        before = [self.examples[index] for index, _ in places]
+        endings = [subject.ending(shown + context, continuation) for shown, (context, continuation) in zip(before, pairs, strict=True)]
         found: dict[int, dict[int, Likelihood]] = defaultdict(dict)
         for place, likelihood in subject.likelihoods(endings):
             index, number = places[place]
@@ -60,8 +63,7 @@ class FileTask:
 
     def _asked(self, subject: Subject, items: dict[int, Question]) -> Iterator[tuple[int, Judged]]:
         indices = list(items)
-        requests = [items[index].request for index in indices]
-        behind = [each.behind(self.examples) for each in requests]
+        behind = [items[index].request.behind(self.examples[index]) for index in indices]
         for place, text in subject.answers(behind):
             yield indices[place], Judged(dict(items[indices[place]].grade(text)), text)
 
@@ -69,8 +71,9 @@ class FileTask:
 def open_task(path: str | Path, layout: str | None = None, shots: int = 0, examples: str | Path | None = None) -> FileTask:
     """Read a task file (.jsonl, .parquet) whose layout is recognised by its fields, unless it is named.
 
-    `shots` solved items stand before each: the first of `examples`, a file of the same layout, or else the first of this file, which are
-    then not asked. Raises `DataError` for a record that does not fit, `ConfigError` for a layout that does not exist or has no examples.
+    `shots` solved items stand before each: the first of `examples`, a file of the same layout, of the item's own subject where records name
+    theirs (`subject` or `category`); or else the first of this file, which are then not asked. Raises `DataError` for a record that does
+    not fit, `ConfigError` for a layout that does not exist or has no examples.
     """
     path = Path(path)
     found = records(path)
@@ -78,17 +81,31 @@ def open_task(path: str | Path, layout: str | None = None, shots: int = 0, examp
     if name not in LAYOUTS:
         raise ConfigError(f"There is no layout '{name}'; there is: {', '.join(LAYOUTS)}.")
     chosen = LAYOUTS[name]
-    solved = found[:shots] if examples is None else records(Path(examples))[:shots]
-    if len(solved) < shots or (examples is None and len(found) <= shots):
-        raise ConfigError(f"{examples or path} has too few records for {shots} examples.")
+    if examples is None and shots and len(found) <= shots:
+        raise ConfigError(f"{path} has too few records for {shots} examples.")
     asked = found[shots:] if examples is None else found
+    pool = found[:shots] if examples is None else records(Path(examples))
     origin = fingerprint_bytes(name, *(json.dumps(record, sort_keys=True) for _, record in asked))
     items = tuple(_item(chosen, name, source, record) for source, record in asked)
-    before = "".join(_solved(chosen, name, *each) for each in solved)
+    before = _behind(chosen, name, asked, pool, shots, examples)
     return FileTask(f"{path.absolute().parent.name}/{path.stem}", chosen, items, before, origin)
 
 
-def records(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def _behind(layout: Layout, name: str, asked: Records, pool: Records, shots: int, file: str | Path | None) -> tuple[str, ...]:
+    """What stands before each item: the first examples, of its own subject where a file of examples and all items name theirs."""
+    named = (field for field in SUBJECTS if all(isinstance(record.get(field), str) for _, record in [*asked, *pool]))
+    field = next(named, None) if file else None
+    shown: dict[Any, str] = {}
+    subjects = [record[field] if field else None for _, record in asked]
+    for subject in dict.fromkeys(subjects):
+        own = [each for each in pool if not field or each[1][field] == subject][:shots]
+        if len(own) < shots:
+            raise ConfigError(f"{file} has too few records{f' of {field} {subject}' if field else ''} for {shots} examples.")
+        shown[subject] = "".join(_solved(layout, name, *each) for each in own)
+    return tuple(shown[subject] for subject in subjects)
+
+
+def records(path: Path) -> Records:
     """Each record with where it stands; raises `DataError` for a file that holds none, or something else."""
     found = []
     for source, record in objects(Piece(str(path))):

@@ -8,6 +8,8 @@
 | ending | context, continuation | whether the ending is what greedy decoding says, and its likelihood (LAMBADA, sums) |
 | answers | context, answer (and aliases) | for a short answer (TriviaQA, SVAMP, key-value retrieval) |
 | gsm8k | question, answer with #### | for a number, reasoned out |
+| mmlu-pro | question, options, answer | for a letter, reasoned out (MMLU-Pro) |
+| math | problem, solution with \\boxed | for a formula, reasoned out (MATH) |
 | humaneval | prompt, entry_point, test | for a function, which is run |
 | mbpp | prompt, test_list | for a program, which is tested |
 | ifeval | prompt, instruction_id_list, kwargs | for a text that follows instructions |
@@ -20,11 +22,13 @@ from typing import Any, NamedTuple
 
 from amaru.errors import DataError
 from amaru.eval.answered import ANSWERED, answered
+from amaru.eval.competition_math import MATH, competition
 from amaru.eval.gsm8k import GSM8K, problem
 from amaru.eval.humaneval import HUMANEVAL, function
 from amaru.eval.ifeval.scoring import IFEVAL, instructed
 from amaru.eval.items import CHOICE, ENDING, Choice, LastWord, Question
 from amaru.eval.mbpp import MBPP, program_asked
+from amaru.eval.mmlu_pro import MMLU_PRO, reasoned
 
 Record = Mapping[str, Any]
 Item = Choice | LastWord | Question
@@ -84,6 +88,8 @@ LAYOUTS: dict[str, Layout] = {
     "ending": Layout(("context", "continuation"), ENDING, _ending),
     "answers": Layout(("context", "answer"), ANSWERED, answered),
     "gsm8k": Layout(("question", "answer"), GSM8K, problem),
+    "mmlu-pro": Layout(("question", "options", "answer"), MMLU_PRO, reasoned),
+    "math": Layout(("problem", "solution"), MATH, competition),
     "humaneval": Layout(("prompt", "entry_point", "test"), HUMANEVAL, function),
     "mbpp": Layout(("prompt", "test_list"), MBPP, program_asked),
     "ifeval": Layout(("prompt", "instruction_id_list", "kwargs"), IFEVAL, instructed),

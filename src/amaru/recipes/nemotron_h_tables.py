@@ -42,11 +42,19 @@ def _chat(b8: float, qwen: float, llama: float) -> dict[str, float]:
 
 CHOICES, LETTERS, CODE = "query, choices, gold", "question, choices, answer", "prompt, entry_point, test"
 CODE_MBPP = "prompt, test_list, code"
-NO_LATEX = "answers in LaTeX must be compared as mathematics, which amaru does not do yet."
 HARNESS = "its prompts are written for another harness; `amaru eval --tasks passkey --tasks needles --lengths 16k,128k` is akin."
 
 NEMOTRON_H: tuple[Row, ...] = (
-    Row("MMLU-Pro", (), "", _base(60.5, 61.8, 44.0, 41.4, 48.3, 35.9), why="reasoned answers with ten letters have no layout yet."),
+    Row(
+        "MMLU-Pro",
+        ("mmlu_pro/test.jsonl", "mmlu_pro_test.jsonl", "mmlu_pro.jsonl"),
+        "accuracy",
+        _base(60.5, 61.8, 44.0, 41.4, 48.3, 35.9),
+        "question, options, answer; those of examples cot_content",
+        "mmlu-pro",
+        shots=5,
+        examples=("mmlu_pro/validation.jsonl", "mmlu_pro_validation.jsonl"),
+    ),
     Row(
         "MMLU",
         ("mmlu/test.jsonl", "mmlu_test.jsonl", "mmlu.jsonl"),
@@ -67,7 +75,16 @@ NEMOTRON_H: tuple[Row, ...] = (
         shots=8,
         examples=("gsm8k/train.jsonl", "gsm8k_train.jsonl"),
     ),
-    Row("MATH", (), "", _base(59.4, 57.4, 46.5, 46.7, 49.8, 19.5), why=NO_LATEX),
+    Row(
+        "MATH",
+        ("math/test.jsonl", "math_test.jsonl"),
+        "exact",
+        _base(59.4, 57.4, 46.5, 46.7, 49.8, 19.5),
+        "problem, solution with \\boxed",
+        "math",
+        shots=4,
+        examples=("math/examples.jsonl", "math/train.jsonl", "math_train.jsonl"),
+    ),
     Row("HumanEval", ("HumanEval.jsonl", "humaneval.jsonl"), "pass@1", _base(60.4, 61.0, 58.5, 59.8, 56.7, 37.8), CODE, "humaneval"),
     Row("HumanEval+", ("HumanEvalPlus.jsonl",), "pass@1", _base(54.3, 56.1, 55.5, 53.0, 48.8, 31.7), CODE, "humaneval"),
     Row(
