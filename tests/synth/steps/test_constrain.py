@@ -50,7 +50,7 @@ def test_what_is_drawn_follows_from_the_seed_and_the_row_alone(tmp_path):
 @pytest.mark.parametrize("turn", ["later", "revise"])
 def test_instructions_for_later_turns_and_for_the_answer_again(tmp_path, turn):
     rows, _, _, _ = through(tmp_path, ROWS[:5], {"kind": "constrain", "turn": turn})
-    for row, before in zip(rows, ROWS, strict=False):
+    for row, before in zip(rows, ROWS[:5], strict=True):
         *earlier, last = row["prompt"]
         assert last["role"] == "user" and all("repeat_prompt" not in kind for kind in row["instruction_id_list"])
         if turn == "later":

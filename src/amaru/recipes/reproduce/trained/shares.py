@@ -98,7 +98,8 @@ def _loss(trial: Trial, recipe: Shares) -> Found:
         return finding(claim, UNFINISHED, f"{claim}: {len(means)} of {len(recipe.attention)} shares are there.", setting=described(trial))
     best = min((name for name in means if name != enough), key=lambda name: means[name])
     gaps = trial.gaps(enough, best, loss, relative=True)
-    bounds = interval(gaps) or [0.0, 0.0]
+    bounds = interval(gaps)
+    assert bounds is not None, "every share has all seeds, of which there are at least two"
     verdict = above([-bounds[1], -bounds[0]], -recipe.loss_within)
     sentence = f"Loss {mean(gaps):+.2%} beside {best}, the best other share ({told(bounds, '+.2%')}); {_listed(means)}."
     return finding(claim, verdict, sentence, setting=described(trial), figure=mean(gaps), interval=bounds)
