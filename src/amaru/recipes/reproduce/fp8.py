@@ -21,6 +21,7 @@ from amaru.recipes.compare import BATCH_ROWS, for_arithmetic
 from amaru.recipes.fit import fit
 from amaru.recipes.fp8 import training_in
 from amaru.recipes.learning import Learning
+from amaru.recipes.reproduce import shapes
 from amaru.recipes.reproduce.intervals import interval
 from amaru.recipes.reproduce.judging import HOLDS, NOT, UNDECIDED, within
 from amaru.recipes.run import Run
@@ -42,15 +43,13 @@ class Size(Config):
 
 
 SMALL = Size(
-    shape=Shape(pattern="M-M-M*-M-M-", hidden=192, groups=2, mamba_heads=16, mamba_channels=24, state=64),
+    shape=shapes.SMALL,
     learning=Learning(tokens=600_000, batch_rows=4, lr=4e-3, validations=20),
     seeds=(0, 1, 2),
     controls=(0, 1, 2),
 )
 LARGE = Size(
-    shape=Shape(
-        pattern="M-M-M-M*-M-M-M-", hidden=352, groups=4, mamba_heads=16, mamba_channels=44, state=64, attention_channels=32, query_heads=8
-    ),
+    shape=shapes.LARGE,
     learning=Learning(tokens=200_000, batch_rows=4, lr=2e-3, validations=20),
     seeds=(0,),
 )

@@ -8,6 +8,7 @@ from pydantic import Field
 from amaru.config import Config
 from amaru.errors import ConfigError
 from amaru.recipes.learning import Learning
+from amaru.recipes.reproduce import shapes
 from amaru.recipes.shape import Shape
 from amaru.recipes.text import PYTHON, TextRecipe
 
@@ -24,14 +25,12 @@ class Size(Config):
 
 
 SMALL = Size(
-    shape=Shape(pattern="M-M-M*-M-M-", hidden=192, groups=2, mamba_heads=16, mamba_channels=24, state=64),
+    shape=shapes.SMALL,
     parent=Learning(tokens=3_000_000, batch_rows=2, lr=4e-3, validations=20),
     seeds=(0, 1, 2),
 )
 LARGE = Size(
-    shape=Shape(
-        pattern="M-M-M-M*-M-M-M-", hidden=352, groups=4, mamba_heads=16, mamba_channels=44, state=64, attention_channels=32, query_heads=8
-    ),
+    shape=shapes.LARGE,
     parent=Learning(tokens=1_500_000, batch_rows=2, lr=2e-3, validations=20),
     seeds=(0,),
 )

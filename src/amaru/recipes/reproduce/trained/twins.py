@@ -12,6 +12,7 @@ from amaru.models.decoder import DecoderConfig
 from amaru.recipes.bench.long import transformer_like
 from amaru.recipes.reproduce.intervals import interval
 from amaru.recipes.reproduce.judging import UNFINISHED, Found, above, finding, judgement, told
+from amaru.recipes.reproduce.shapes import SMALL
 from amaru.recipes.reproduce.trained.sizes import as_large
 from amaru.recipes.reproduce.trained.tables import described, scores_table
 from amaru.recipes.reproduce.trained.trials import Record, Trial, Trials, loss, read, score
@@ -27,7 +28,7 @@ class Twins(Trials):
     score_within  its shares of what is recalled or found so much below
     """
 
-    shape: Shape = Shape(pattern="M-M-M*-M-M-", hidden=192, groups=2, mamba_heads=16, mamba_channels=24, state=64)
+    shape: Shape = SMALL
     loss_within: float = Field(default=0.01, gt=0)
     score_within: float = Field(default=0.03, gt=0)
 
