@@ -43,6 +43,7 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Seed of the data order.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, e.g. learning.lr=5e-4, space.limit=16.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; the default is named after the settings.")] = None,
+    device: Annotated[str, typer.Option(help="Where candidates are ranked and taught: cpu, cuda, cuda:1.")] = "cpu",
     shapes: Annotated[bool, typer.Option("--shapes", help="List the shapes that fit, and stop; a preset will do, and no text.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the settings and the budget, and stop.")] = False,
     json: JsonFlag = False,
@@ -103,7 +104,7 @@ def command(
 
         emit(forecast(resolved, directory), json=json, people=print_forecast)
         return
-    with LiveLine() as progress, Run(directory, "compress", resolved, progress) as run:
+    with LiveLine() as progress, Run(directory, "compress", resolved, progress, device) as run:
         progress.note(f"Compressing in {directory}")
         compressed = compress(resolved, run)
     from amaru.report.runs import write_report

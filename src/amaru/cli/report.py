@@ -10,7 +10,7 @@ from amaru.cli.output import JsonFlag, emit
 
 def command(
     run: Annotated[Path, typer.Argument(help="The run directory, what was --out of a verb.")],
-    out: Annotated[Path | None, typer.Option(help="Where the page goes, .md for Markdown with figures beside it; RUN/report.html when left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the page goes: an .md has its figures beside it; else RUN/report.html.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Write the HTML report of a run: one file that opens anywhere, without a network."""

@@ -45,7 +45,7 @@ def speed(run: Run, name: str, checkpoint: Path, timing: Timing) -> dict[str, An
     """Prefill and decode tokens per second and the bytes held, with weights and caches in bf16 and SSM states in fp32."""
 
     def make() -> dict[str, Any]:
-        decoder = load(checkpoint, torch.bfloat16)
+        decoder = load(checkpoint, torch.bfloat16, run.device)
         found = measure(decoder, timing)
         return {
             "parameters": cost.parameters(decoder.config),

@@ -27,6 +27,7 @@ from amaru.compress.surgery import cut_decoder
 from amaru.config import fingerprint_bytes
 from amaru.data.loader import Loader, in_order
 from amaru.distill.objective import Distillation
+from amaru.errors import ConfigError
 from amaru.eval.perplexity import evaluate
 from amaru.models.checkpoint import Checkpoint, fingerprint, load, save
 from amaru.models.decoder import Decoder
@@ -50,18 +51,20 @@ class Search:
     """The stages from scores to plan; each is read from the run directory where it is whole.
 
     Several searches of one parent may share a run, and with it scores, blocks and results: each with a `prefix` of its own for the
-    plan and the table.
+    plan and the table. On another device than the cpu candidates are ranked and taught there; importance is scored on the cpu, from disk.
+    Raises `ConfigError` for what is only done on a cpu.
     """
 
     def __init__(self, recipe: CompressRecipe, run: Run, prefix: str = "") -> None:
         self.recipe, self.run, self.prefix = recipe, run, prefix
+        require_a_cpu(recipe, run.device)
         self.config = Checkpoint(recipe.checkpoint).config
         self.text = prepare(recipe.text, run, tokenizer_of(recipe.checkpoint))
         self.origin = {"checkpoint": fingerprint(recipe.checkpoint), "text": self.text.fingerprint}
 
     @cached_property
     def parent(self) -> Decoder:
-        return for_arithmetic(self.recipe.checkpoint, self.recipe.learning.dtype)
+        return for_arithmetic(self.recipe.checkpoint, self.recipe.learning.dtype, self.run.device)
 
     @cached_property
     def times(self) -> Times | None:
@@ -190,17 +193,18 @@ class Search:
         run.progress.note(f"  zero-shot: loss {losses[0]:.3f} to {losses[-1]:.3f}, {len(ranked)} candidates ranked by {recipe.rank_by}")
         chosen = shortlist(ranked, recipe.finalists)
         outcome = judge(chosen, self._short_fit, recipe.short_tokens, store, rounds=recipe.rounds, progress=run.progress.note)
-        run.write(f"{self.prefix}search.json", table(self.config, found, ranked, outcome))
+        run.write(f"{self.prefix}search.json", table(self.config, found, ranked, outcome, recipe.prompt))
         for folder in run.path("search").glob("*/checkpoints"):  # only now: each result is in the store
             shutil.rmtree(folder)
         return outcome
 
     def _zero_shot(self, candidate: Candidate) -> dict[str, float]:
-        student = self.student(candidate)
+        student = self.student(candidate).to(self.run.device)
         student.compute_dtype = self.parent.compute_dtype
         rows = in_order(self.text.validation, self.recipe.learning.batch_rows, limit=self.recipe.ranking_rows)
         found = evaluate(student, rows, teacher=self.parent)
         return {
+            "tokens": found.tokens,
             "loss": found.loss,
             "accuracy": found.next_token_accuracy,
             "teacher_kl": found.teacher_kl or 0.0,
@@ -210,7 +214,7 @@ class Search:
     def _short_fit(self, candidate: Candidate, tokens: int) -> dict[str, float]:
         learning = replace(self.recipe.learning, tokens=tokens)
         config = replace(learning.training(self.text.training.row_length, self.recipe.seed), validate_every=None)
-        student = self.student(candidate)
+        student = self.student(candidate).to(self.run.device)
         folder = self.run.path(f"search/{candidate.key}-{tokens}")
         loader = Loader(self.text.training, config.batch_rows, config.seed)
         train(student, Distillation(self.parent), loader, config, folder, made_from=self.origin, report=self._step_of(config.steps))
@@ -219,3 +223,13 @@ class Search:
     def _step_of(self, steps: int) -> Callable[[StepMetrics], None]:
         line = ProgressLine(steps)
         return lambda metrics: self.run.progress.update(line.text(metrics))
+
+
+def require_a_cpu(recipe: CompressRecipe, device: torch.device) -> None:
+    """Raises `ConfigError` where a search needs a cpu and has another device."""
+    if device.type == "cpu":
+        return
+    if recipe.method == "puzzle":
+        raise ConfigError(f"Blocks of --method puzzle are taught on a cpu; leave --device {device} out, or search with minipuzzle.")
+    if recipe.timed and not recipe.target:
+        raise ConfigError(f"Times are measured on a cpu; leave --device {device} out, or give --target for the bounds of a device.")
