@@ -25,11 +25,11 @@ Answer B:
 class JudgeModel:
     """`JudgeModel(speaker)(prompt, "4", "5")`: log-odds that the first is better, a mean over both orders; None where they disagree.
 
-    question  a text with {request}, {first} and {second} in it, to which the model says A or B
+    Raises `ConfigError` for a tokenizer that begins A and B with the same token.
     """
 
-    def __init__(self, speaker: Speaker, question: str = QUESTION) -> None:
-        self.speaker, self.question = speaker, question
+    def __init__(self, speaker: Speaker) -> None:
+        self.speaker = speaker
         found = [speaker.template.tokenizer.encode(letter) for letter in "AB"]
         if found[0][:1] == found[1][:1]:
             raise ConfigError("The judge model's tokenizer has no tokens of their own for A and B; take another model as judge.")
@@ -41,7 +41,7 @@ class JudgeModel:
 
     def asked(self, prompt: Prompt, first: str, second: str) -> list[Message]:
         request = "\n\n".join(each["content"] for each in prompt.messages)
-        return [{"role": "user", "content": self.question.format(request=request, first=first, second=second)}]
+        return [{"role": "user", "content": QUESTION.format(request=request, first=first, second=second)}]
 
     @torch.inference_mode()
     def _prefers_first(self, prompt: Prompt, first: str, second: str) -> float:

@@ -48,7 +48,7 @@ class Round(Config):
     name       of the round and of what it leaves behind
     prompts    .jsonl or .parquet files; answers to them are drawn from the model as it is when the round begins
     times      so often, each beginning with what the one before made: name-1, name-2 and so on
-    limit      so many prompts each time, others each time as far as there are others; None: all
+    limit      so many prompts each time, drawn anew by a hash of the round's name; None: all
     answering  how answers are drawn
     learning   as for training, but that epochs decide how long; answers are drawn in its arithmetic
     epochs     how often each comparison or answer is seen
