@@ -79,7 +79,7 @@ class ScoringEngine:
                     break
             self.step()
         for asked in self._waiting:
-            asked.on_event(asked.handle, Event(finish="cancelled"))
+            self._tell(asked, Event(finish="cancelled"), "cancelled")
 
     def stop(self, drain: bool = True) -> None:
         """Take no more requests; `run` returns when those it has are done (`drain`), or at once, cancelling them."""
@@ -118,8 +118,9 @@ class ScoringEngine:
         except Exception as error:  # of this pass; whoever comes next is not concerned
             if not isinstance(error, AmaruError):
                 log.exception("a pass failed")
+            told = str(error) if isinstance(error, AmaruError) else f"{type(error).__name__}: {error}"
             for each in asked:
-                self._tell(each, Event(finish="error", error=f"{type(error).__name__}: {error}"), "failed")
+                self._tell(each, Event(finish="error", error=told), "failed")
             return
         self._counts["steps"] += 1
         for each, scored in zip(asked, found, strict=True):
@@ -127,8 +128,12 @@ class ScoringEngine:
             self._tell(each, Event(tokens=tokens_of(scored), finish="stop"), "finished")
 
     def _tell(self, asked: Asked, event: Event, what: str) -> None:
+        """A score that nobody can take ends no other's."""
         self._counts[what] += 1
-        asked.on_event(asked.handle, event)
+        try:
+            asked.on_event(asked.handle, event)
+        except Exception:
+            log.exception("the receiver of %s failed", asked.handle.id)
 
 
 def idle(config: EngineConfig) -> list[str]:

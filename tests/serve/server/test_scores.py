@@ -16,6 +16,7 @@ from amaru.errors import ConfigError
 from amaru.models.reward import Scorer
 from amaru.models.reward.checkpoint import save
 from amaru.serve.config import EngineConfig
+from amaru.serve.request import Settings
 from amaru.serve.scoring import ScoringEngine
 from amaru.serve.server.served import load_served, serve_part
 from amaru.synth.attributes import read_attributes
@@ -114,3 +115,20 @@ def test_exact_scores_do_not_depend_on_the_company() -> None:
             engine.submit(engine.scorer.ids(messages), None, lambda handle, event: heard.append(event))  # type: ignore[arg-type]
         assert not engine.step()
     assert heard[0] == heard[-1] and len(heard) == 6
+
+
+def test_a_receiver_that_fails_takes_no_score_from_others(caplog: pytest.LogCaptureFixture) -> None:
+    engine, told = ScoringEngine(Scorer(reward_model())), []
+
+    def failing(handle: object, event: object) -> None:
+        raise RuntimeError("nobody there")
+
+    for receiver in (failing, lambda handle, event: told.append(event.finish)):
+        engine.submit(engine.scorer.ids(ASKED[0]), Settings(), receiver)
+    assert not engine.step() and told == ["stop"] and engine.stats().finished == 2
+    engine.submit(engine.scorer.ids(ASKED[1]), Settings(), failing)
+    engine.submit(engine.scorer.ids(ASKED[1]), Settings(), lambda handle, event: told.append(event.finish))
+    engine.stop(drain=False)
+    engine.run()
+    assert told == ["stop", "cancelled"] and engine.stats().cancelled == 2
+    assert caplog.text.count("the receiver of score-") == 2
