@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from launches import LAUNCHES
 from measure import DEVICE, TINY, Ceilings, bytes_of, ceilings, device_seconds, drawn, filled, rounded, seconds, wait
+from pretraining import halved, pretrained
 
 from amaru import __version__
 from amaru.models import cost
@@ -273,6 +274,34 @@ def transformers(limits: Ceilings) -> list[Row]:
     ours = {"prefill": prompt_seconds(decoder, tokens), "decode": step_seconds(decoder, batch, context)}
     names = {"prefill": f"prefill of {tokens} tokens", "decode": f"decode, batch {batch}"}
     return [row(f"{names[key]}: times as fast as transformers", theirs[key] / ours[key], "x", theirs[key] / ours[key], 5.0) for key in ours]
+
+
+@piece
+def pretraining_bf16(limits: Ceilings) -> list[Row]:
+    return _pretrained("bf16")
+
+
+@piece
+def pretraining_fp8(limits: Ceilings) -> list[Row]:
+    plain = pretrained("bf16")
+    rows = _pretrained("fp8")
+    gap = rows[0]["value"] / plain["loss"] - 1
+    return [*rows, row("loss of FP8 beside bf16", 100 * gap, "%"), row("pace of FP8 beside bf16", rows[1]["value"] / plain["pace"], "x")]
+
+
+def _pretrained(precision: str) -> list[Row]:
+    found = pretrained(precision)
+    drawn_from = found["drawn"][0]
+    what = f"{found['parameters'] / 1e6:.0f} M hybrid, {precision}, {found['tokens']:,} tokens, {drawn_from['epochs']:.2g} epochs"
+    points = [row(f"loss of {precision} after {tokens:,} tokens", value, "nats") for tokens, value in found["curve"]]
+    return [row(f"{what}: validation loss", found["loss"], "nats"), row(f"pace of {precision}", found["pace"], "tokens/s"), *points]
+
+
+@piece
+def compression(limits: Ceilings) -> list[Row]:
+    """Half of the model of `pretraining_bf16`."""
+    models = halved()["rows"]
+    return [row(f"{name}, {facts['parameters']:,} parameters: validation loss", facts["loss"], "nats") for name, facts in models.items()]
 
 
 def record(name: str) -> dict[str, Any]:
