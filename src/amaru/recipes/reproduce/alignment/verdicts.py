@@ -7,7 +7,7 @@ from typing import Any
 from amaru.recipes.reproduce.alignment.settings import AlignmentClaims
 from amaru.recipes.reproduce.alignment.strand import ROUNDS, SFT
 from amaru.recipes.reproduce.intervals import interval
-from amaru.recipes.reproduce.judging import HOLDS, NOT, PART, UNDECIDED, UNFINISHED, Bounds, Found, finding
+from amaru.recipes.reproduce.judging import HOLDS, NOT, UNDECIDED, UNFINISHED, Bounds, Found, finding, together
 
 Seeds = Sequence[Mapping[str, Mapping[str, Any]]]  # for each seed its records, by the name of the cell
 FIRST = ROUNDS[1]  # of RPO
@@ -27,7 +27,7 @@ def stages(seeds: Seeds, recipe: AlignmentClaims) -> Found:
     lead = _less(gains[FIRST], others)
     told = ", ".join(f"{name} {mean(values):.1%}" for name, values in passed.items())
     sentence = f"Passed: {told}. From {SFT} to the last round {_told(whole)} points, {FIRST} beside the best other {_told(lead)}."
-    return finding(claim, _both(_above(whole), _above(lead)), sentence, passed=passed, gains=gains)
+    return finding(claim, together((_above(whole), _above(lead))), sentence, passed=passed, gains=gains)
 
 
 def losses(seeds: Seeds, recipe: AlignmentClaims) -> Found:
@@ -39,7 +39,7 @@ def losses(seeds: Seeds, recipe: AlignmentClaims) -> Found:
     passed = {name: _passed(seeds, f"arm-{name}") for name in ("dpo-clean", "rpo-clean", "dpo-noisy", "rpo-noisy")}
     told = ", ".join(f"{name} {mean(values):.1%}" for name, values in passed.items())
     sentence = f"Passed on average: {told}. RPO less DPO: {_told(gaps['clean'])} points with exact rewards, {_told(gaps['noisy'])} noisy."
-    return finding(claim, _both(*(_above(values) for values in gaps.values())), sentence, passed=passed, gaps=gaps)
+    return finding(claim, together(_above(values) for values in gaps.values()), sentence, passed=passed, gaps=gaps)
 
 
 def rewards(seeds: Seeds, recipe: AlignmentClaims) -> Found:
@@ -105,12 +105,6 @@ def _above(values: Sequence[float]) -> str:
         return UNFINISHED
     low, high = bounds
     return HOLDS if low > 0 else NOT if high < 0 else UNDECIDED
-
-
-def _both(*verdicts: str) -> str:
-    """Holds where all do, in part where one does."""
-    found = set(verdicts)
-    return found.pop() if len(found) == 1 else PART if HOLDS in found else UNDECIDED if UNDECIDED in found else NOT
 
 
 def _told(values: Sequence[float]) -> str:
