@@ -141,3 +141,20 @@ def test_keywords_that_are_not_checked_are_refused():
     with pytest.raises(ConfigError, match="pattern, which answers are not checked for"):
         check_schema({"properties": {"a": {"pattern": "x"}}})
     check_schema(json.loads(json.dumps(list_schema(3))))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "words"),
+    [
+        ("minimum", "3", "a number; it is '3'"),
+        ("maxItems", 2.5, "a whole number from 0"),
+        ("required", "score", "a list of names"),
+        ("enum", [], "a list with values"),
+        ("type", 5, "a name or a list of names"),
+        ("properties", ["a"], "a mapping of names"),
+        ("additionalProperties", {}, "true or false"),
+    ],
+)
+def test_values_of_keywords_that_nothing_can_be_held_to_are_refused(keyword, value, words):
+    with pytest.raises(ConfigError, match=f"schema.a: {keyword} must be {words}"):
+        check_schema({"type": "object", "properties": {"a": {keyword: value}}})

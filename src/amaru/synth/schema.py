@@ -1,6 +1,6 @@
 """The part of JSON schema that describes what steps ask for: which values fit, and what is wrong with those that do not."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from amaru.errors import ConfigError
@@ -20,6 +20,29 @@ KNOWN = {
 }  # fmt: skip
 
 
+def _texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+
+
+def _size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {  # what the values of keywords must be
+    "type": (lambda value: isinstance(value, str) or _texts(value), "a name or a list of names"),
+    "properties": (lambda value: isinstance(value, Mapping), "a mapping of names to schemas"),
+    "required": (_texts, "a list of names"),
+    "enum": (lambda value: isinstance(value, list | tuple) and bool(value), "a list with values in it"),
+    "additionalProperties": (lambda value: isinstance(value, bool), "true or false here"),
+    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength"), (_size, "a whole number from 0")),
+    **dict.fromkeys(("minimum", "maximum"), (_number, "a number")),
+}
+
+
 def list_schema(count: int) -> dict[str, Any]:
     """An object with `items`, exactly so many texts (servers that keep to schemas want an object outside)."""
     items = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": count, "maxItems": count}
@@ -27,15 +50,16 @@ def list_schema(count: int) -> dict[str, Any]:
 
 
 def check_schema(schema: Any, where: str = "schema") -> None:
-    """Raise `ConfigError` for a schema that `problem` would not hold answers to in full: an unknown keyword is never passed over."""
+    """Raise `ConfigError` for a schema that `problem` could not hold answers to in full: an unknown keyword is never passed over."""
     if not isinstance(schema, Mapping):
         raise ConfigError(f"{where} is a {type(schema).__name__}; a JSON schema is a mapping.")
     if unknown := sorted(set(schema) - KNOWN):
         raise ConfigError(f"{where} uses {', '.join(unknown)}, which answers are not checked for; known are {', '.join(sorted(KNOWN))}.")
+    for name, (fits, what) in FORMS.items():
+        if name in schema and not fits(schema[name]):
+            raise ConfigError(f"{where}: {name} must be {what}; it is {schema[name]!r}.")
     if not set(_kinds(schema)) <= KINDS.keys():
         raise ConfigError(f"{where} has type {schema.get('type')}; known are {', '.join(KINDS)}.")
-    if not isinstance(schema.get("additionalProperties", True), bool):
-        raise ConfigError(f"{where}: additionalProperties is true or false here.")
     for name, inner in schema.get("properties", {}).items():
         check_schema(inner, f"{where}.{name}")
     if "items" in schema:
