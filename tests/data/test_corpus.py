@@ -57,6 +57,7 @@ def test_another_field(tmp_path: Path) -> None:
         ("a.txt", b"ab\0c", r"a\.txt is not text: it has a zero byte at offset 2"),
         ("a.txt", b"cut \xe2\x82", r"byte 0xe2 at offset 4"),
         ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', r"a\.jsonl:2 has no field 'text'; it has: txt"),
+        ("a.jsonl", b'{"text": "\\ud83d\\ude00"}\n{"text": "a \\ud83d b"}\n', r"a\.jsonl:2 holds \\ud83d, half of a letter"),
         ("a.jsonl", b'{"text": "a"}\n\n[1]\n', r"a\.jsonl:3 is no JSON object with fields; it is list"),
         ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl:1: the field 'text' must be text; it is int"),
         ("a.jsonl", b'{"text": "a"\n', r"a\.jsonl:1 is not JSON: Expecting ',' delimiter at column 13"),

@@ -10,7 +10,7 @@ from typing import Any
 from amaru.align.comparisons import Comparison, Comparisons, Dropped, checked, required, weighted
 from amaru.align.layouts import RATINGS, recognised
 from amaru.data.corpus import find
-from amaru.data.files import LINES, PARQUET, Piece, Problem, objects
+from amaru.data.files import LINES, PARQUET, Piece, Problem, as_object, objects
 from amaru.errors import DataError
 
 ARRAYS = (".json",)  # one array of objects
@@ -116,14 +116,15 @@ def records(file: Path) -> Iterator[tuple[str, Any]]:
 
 def _array(file: Path) -> Iterator[tuple[str, Any]]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        found = json.loads(text)
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read as JSON: {error}.") from None
     if not isinstance(found, list):
         raise DataError(f"{file} must be an array of objects; it is {type(found).__name__}. One object a line is read from .jsonl.")
     for number, record in enumerate(found, start=1):
         source = f"{file}:{number}"
-        yield source, record if isinstance(record, dict) else Problem("no JSON object", f"{source} is no JSON object with fields.")
+        yield source, as_object(record, source, escaped="\\u" in text)
 
 
 def _by_prompt(rows: Iterable[tuple[str, Comparison]]) -> Iterator[Comparison]:

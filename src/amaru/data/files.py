@@ -155,6 +155,19 @@ def _numbered(piece: Piece) -> Iterator[tuple[int, bytes]]:
             number += 1
 
 
+def as_object(found: object, source: str, escaped: bool = True) -> dict[str, Any] | Problem:
+    """What JSON held, if it is an object of whole texts; only where there are escapes can there be half a letter."""
+    if not isinstance(found, dict):
+        return Problem("no JSON object", f"{source} is no JSON object with fields; it is {type(found).__name__}.")
+    try:
+        if escaped:
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(str(error.object)[error.start]).strip("'")
+        return Problem("half a letter", f"{source} holds {half}, half of a letter without its other half, which no file can hold.")
+    return found
+
+
 def _object(line: str, source: str) -> dict[str, Any] | Problem:
     try:
         found = json.loads(line)
@@ -162,9 +175,7 @@ def _object(line: str, source: str) -> dict[str, Any] | Problem:
         return Problem("not JSON", f"{source} is not JSON: {error.msg} at column {error.colno}.")
     except RecursionError:
         return Problem("not JSON", f"{source} is nested deeper than JSON is read.")
-    if isinstance(found, dict):
-        return found
-    return Problem("no JSON object", f"{source} is no JSON object with fields; it is {type(found).__name__}.")
+    return as_object(found, source, escaped="\\u" in line)
 
 
 def _no_text(source: str, field: str, value: object) -> Problem:
