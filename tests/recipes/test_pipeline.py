@@ -1,12 +1,15 @@
 """train -> compress -> distill -> eval -> generate -> verify -> report, through the command line, on a tiny corpus."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import escape
+from safetensors.torch import load_file
 from tests.recipes.small import SHORT, TEXT, compress_words, flags, train_words, write_corpus
 
 from amaru.cli.main import main
@@ -64,6 +67,32 @@ def test_distillation_helps_the_cut(compressed: Path) -> None:
     rows = json.loads((compressed / "comparison.json").read_text())
     assert rows["student"]["teacher_kl"] < rows["pruned"]["teacher_kl"]
     assert rows["parent"]["teacher_kl"] == 0 and rows["student"]["memory"] < rows["parent"]["memory"]
+
+
+def test_the_cut_is_proven_again_from_disk(compressed: Path) -> None:
+    found, plan = json.loads((compressed / "certificate.json").read_text()), Plan.load(compressed / "plan.safetensors")
+    assert found["holds"] and found["wrong"] == [] and found["plan"] == plan.key
+    weights = load_file(compressed / "pruned" / "model.safetensors")
+    assert found["tensors"] == len(weights) and found["parameters"] == sum(weight.numel() for weight in weights.values())
+    assert 0 <= found["turned"]["max_abs"] <= found["turned"]["allowed"]
+
+
+def test_the_report_has_all_that_was_decided_and_what_it_cost(corpus: Path, parent: Path, compressed: Path) -> None:
+    page = (compressed / "report.html").read_text().replace("\n", "")
+    search, facts = (json.loads((compressed / name).read_text()) for name in ("search.json", "run.json"))
+    assert len(page) < 1_000_000 and "holds: " in page
+    marks = page.count('<g class="mark">')
+    assert marks >= 7 + 14, "a bar for every layer's importance, and two stacks"
+    for row in Plan.load(compressed / "plan.safetensors").narrowings():
+        assert re.search(rf"<td>{row.axis}[^<]*</td><td>[^<]*</td><td[^>]*>{row.before}</td><td[^>]*>{row.after}</td>", page)
+    trained = [*compressed.glob("search/*"), compressed / "student-training"]
+    tokens = [sum(json.loads(line)["tokens"] for line in (folder / "metrics.jsonl").read_text().splitlines()) for folder in trained]
+    ranked = sum(row["tokens"] for row in search["candidates"])
+    for counted in (ranked, sum(tokens[:-1]), tokens[-1]):
+        assert f">{counted:,}<" in page
+    assert "MFLOP a token of a prompt" in page, "no time was asked for, so candidates are told by their work"
+    for command in (facts["command"], f"amaru cut {parent / 'model'} cut --plan {compressed}/plan.safetensors"):
+        assert str(escape(command)) in page
 
 
 def test_the_same_command_keeps_every_step(corpus: Path, parent: Path, compressed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,8 @@ def test_a_block_for_every_layer(parent: Path, tmp_path: Path, monkeypatch: pyte
     assert len(own) == 7 and all(row["error_taught"] <= row["error_cut"] for row in before if row["error_cut"] is not None)
     # The pruned model has the weights that blocks learned by themselves.
     narrowed = [index for index, layer in zip(plan.candidate.layers, student.layers, strict=True) if layer != whole.layers[index]]
-    pruned, cut = load(run / "pruned"), plan.cut_decoder(load(parent))
+    pruned, cut, certificate = load(run / "pruned"), plan.cut_decoder(load(parent)), read_record(run / "certificate.json")
+    assert certificate["holds"] and 0 < certificate["taught"] < certificate["tensors"]
     assert narrowed, "the budget asks for narrower blocks"
     for place, index in enumerate(plan.candidate.layers):
         pairs = zip(pruned.layers[place].parameters(), cut.layers[place].parameters(), strict=True)
@@ -92,6 +93,9 @@ def test_every_limit_at_once_with_measured_times(parent: Path, tmp_path: Path, c
         assert prediction[name]["off"] == pytest.approx(prediction[name]["predicted"] / prediction[name]["measured"] - 1)
     winner = Plan.load(run / "plan.safetensors").candidate
     assert winner.prefill == pytest.approx(prediction["prefill"]["predicted"]) and winner.batch in (1, 2) and winner.throughput
+    page = (run / "report.html").read_text()
+    assert "milliseconds of a step" in page and "milliseconds for the prompt" in page and "MFLOP" not in page
+    assert f"<td class=\"number\">{prediction['decode']['off']:+.0%}</td>" in page
     stamp = file.stat().st_mtime_ns
     assert main(command) == 0 and file.stat().st_mtime_ns == stamp, "nothing is measured again"
 

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from amaru.report.figures import frontier, layer_importance, loss_curves, pareto, stack
+from amaru.report.figures import Candidate, against, frontier, layer_importance, loss_curves, pareto, stack
 
 SVG = "{http://www.w3.org/2000/svg}"
 KINDS = ("mamba2", "mlp", "attention")
@@ -92,6 +92,16 @@ def test_a_point_per_candidate_and_the_winner_by_name(drawn):
         1 + legend,
     ]
     assert {"12 layers", "budget 1.6 MiB", "memory, MiB"} <= {*texts(svg)}
+
+
+def test_candidates_against_a_time_and_its_limit():
+    svg = against([Candidate(*each) for each in candidates(5)], "milliseconds of a step", "loss", (1.2 * 2**20, "budget 3.0 ms"))
+    assert {"milliseconds of a step", "budget 3.0 ms", "12 layers"} <= {*texts(svg)}
+
+
+def test_layers_that_cannot_go_alone_and_every_kind_have_a_bar():
+    svg = layer_importance([(0, "hybrid_head", float("inf")), (1, "moe", 0.5), (2, "hybrid_head", 0.25)])
+    assert tooltips(svg) == ["layer 0, hybrid head: cannot go alone", "layer 1, experts: 0.5", "layer 2, hybrid head: 0.25"]
 
 
 def test_pareto_against_the_definition():

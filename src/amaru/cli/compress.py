@@ -107,8 +107,10 @@ def command(
     with LiveLine() as progress, Run(directory, "compress", resolved, progress, device) as run:
         progress.note(f"Compressing in {directory}")
         compressed = compress(resolved, run)
+    from amaru.report.compression_cost import verification
     from amaru.report.runs import write_report
 
+    check = verification(compressed.student)
     facts = {
         "student": compressed.student,
         "shape": compressed.plan.candidate.describe(),
@@ -117,7 +119,7 @@ def command(
         "report": write_report(directory),
         "next": [
             shlex.join(["amaru", "generate", str(compressed.student), "--prompt", "The "]),
-            shlex.join(["amaru", "verify", str(compressed.student), f"transformers:{compressed.student}"]),
+            *([shlex.join(check)] if check else []),
         ],
     }
     emit(facts, json=json, people=_print)

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from amaru.compress.candidate import Candidate
 from amaru.compress.search import Outcome, Ranked
 from amaru.config import to_dict
+from amaru.models.cost import prompt_flops
 from amaru.models.decoder import DecoderConfig
 
 
@@ -23,8 +24,8 @@ class Found(Protocol):
     def describe(self) -> str: ...
 
 
-def table(parent: DecoderConfig, found: Found, ranked: list[Ranked], outcome: Outcome) -> dict[str, Any]:
-    """Every candidate with its figures, for the report."""
+def table(parent: DecoderConfig, found: Found, ranked: list[Ranked], outcome: Outcome, prompt: int) -> dict[str, Any]:
+    """Every candidate with its figures, for the report; FLOPs are of a token of a prompt so long."""
     finalists = {each.candidate.key: each for each in outcome.contenders}
     rows = []
     for each in ranked:
@@ -35,6 +36,7 @@ def table(parent: DecoderConfig, found: Found, ranked: list[Ranked], outcome: Ou
                 "layers": list(each.candidate.layers),
                 "parameters": each.candidate.parameters,
                 "memory": each.candidate.memory,
+                "flops": prompt_flops(each.candidate.config, prompt).total // prompt,
                 **{name: getattr(each.candidate, name) for name in ("prefill", "decode", "throughput", "batch")},
                 "zero_shot_rank": len(rows) + 1,
                 **each.result,

@@ -1,7 +1,7 @@
 """From a parent and a budget to a distilled student: `amaru compress`, the stages of MiniPuzzle as saved artifacts.
 
 parent -> scores -> shapes that fit -> zero-shot ranking -> short distillation of the best few -> plan -> cut
-       -> long distillation -> student, compared with its parent
+       -> certificate -> long distillation -> student, compared with its parent
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +10,9 @@ from typing import Any
 
 from amaru.compress.budget import Budget, in_words
 from amaru.compress.plan import Plan
-from amaru.config import fingerprint_file
+from amaru.compress.proof import prove
+from amaru.config import fingerprint_file, to_dict
+from amaru.models.checkpoint import fingerprint
 from amaru.models.decoder import DecoderConfig
 from amaru.recipes.compare import quality, speed
 from amaru.recipes.compression import CompressRecipe
@@ -43,6 +45,7 @@ def compress(recipe: CompressRecipe, run: Run) -> Compressed:
         title="cut",
         describe=lambda path: _narrowed(search.config, plan),
     )
+    _prove(search, plan, pruned)
     student = distil_student(run, "student", Path(recipe.checkpoint), pruned, recipe.learning, recipe.seed, search.text)
     checkpoints = {"parent": Path(recipe.checkpoint), "pruned": pruned, "student": student}
     rows = compare(recipe, run, checkpoints, search.text)
@@ -50,6 +53,18 @@ def compress(recipe: CompressRecipe, run: Run) -> Compressed:
     if search.times is not None:
         _check_prediction(search, plan, rows)
     return Compressed(student, plan, search.budget, search.text, rows)
+
+
+def _prove(search: Search, plan: Plan, pruned: Path) -> None:
+    """The certificate of the cut, `certificate.json`: read again from disk, whatever made it."""
+    parent, taught = search.recipe.checkpoint, search.puzzle is not None and search.puzzle.taught
+
+    def make() -> dict[str, Any]:
+        found = prove(plan, parent, pruned, taught=taught, report=search.run.progress.update)
+        return {"verdict": found.verdict, "holds": found.holds, **to_dict(found)}
+
+    made_from = search.origin | {"plan": plan.key, "pruned": fingerprint(pruned)}
+    search.run.progress.note(f"  the cut {search.run.result('certificate', made_from, make)['verdict']}")
 
 
 def _check_prediction(search: Search, plan: Plan, rows: dict[str, dict[str, Any]]) -> None:

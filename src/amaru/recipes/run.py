@@ -3,6 +3,7 @@
 import fcntl
 import json
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -164,7 +165,7 @@ class Run:
 def environment() -> dict[str, Any]:
     """Command, versions and machine, for the record."""
     return {
-        "command": " ".join(["amaru", *sys.argv[1:]]),
+        "command": shlex.join(["amaru", *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
         "amaru": __version__,
         "python": platform.python_version(),

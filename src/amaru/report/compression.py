@@ -11,9 +11,10 @@ from amaru.config.records import read_record
 from amaru.models.decoder import DecoderConfig
 from amaru.models.pattern import pattern_of
 from amaru.nn.layer import elements
-from amaru.report.figures import Candidate, Layer, frontier, layer_importance, stack
-from amaru.report.numbers import count, decimals, percent, size
-from amaru.report.page import Card, Cards, Drawing, Page, Prose, Section, Table
+from amaru.report.compression_cost import commands_section, proof_and_cost
+from amaru.report.figures import Candidate, Layer, against, frontier, layer_importance, stack
+from amaru.report.numbers import count, decimals, duration, percent, size
+from amaru.report.page import Card, Cards, Cell, Drawing, Page, Prose, Section, Table
 from amaru.report.training import metrics, provenance, validation_curves
 
 SHOWN = 12  # candidates in the table; the figure has all of them
@@ -36,6 +37,8 @@ def compression_page(directory: Path) -> Page:
                     )
                 ],
             ),
+            *proof_and_cost(directory),
+            commands_section(directory),
             provenance(facts, read_record(directory / "steps.json")),
         ],
         footer=f"amaru {facts['amaru']}",
@@ -50,9 +53,13 @@ def compression_sections(directory: Path) -> list[Section]:
     assert plan.budget is not None, "a search chooses for a budget"
     return [
         Section("What matters", [_importance(parent, scores)]),
-        Section("Shapes that fit the budget", [_frontier(search, plan), _finalists(search)]),
         Section(
-            "Parent and student", [_stack(parent, plan), Prose(f"Budget: {plan.budget.describe()}. Student: {plan.candidate.describe()}.")]
+            "Shapes that fit the budget",
+            [_frontier(search, plan), *_speeds(search, plan), _finalists(search), *_prediction(directory)],
+        ),
+        Section(
+            "Parent and student",
+            [_stack(parent, plan), _widths(plan), Prose(f"Budget: {plan.budget.describe()}. Student: {plan.candidate.describe()}.")],
         ),
     ]
 
@@ -104,10 +111,7 @@ def _importance(parent: DecoderConfig, scores: Scores) -> Drawing:
 
 
 def _frontier(search: Mapping[str, Any], plan: Plan) -> Drawing:
-    points = []
-    for row in search["candidates"]:
-        state = "winner" if row["winner"] else "distilled" if row["loss_after"] is not None else "ranked"
-        points.append(Candidate(row["memory"], row["loss"], row["shape"].split(",")[0] if row["winner"] else row["shape"], state))
+    points = _points(search, "memory")
     caption = (
         f"{search['described']}. The loss is that of models as they are cut, before any training; the judge is a short distillation, so "
         "the winner need not be the lowest point."
@@ -115,11 +119,62 @@ def _frontier(search: Mapping[str, Any], plan: Plan) -> Drawing:
     return Drawing(frontier(points, budget_bytes=plan.budget.usable if plan.budget else None, y_label="loss as cut, nats"), caption)
 
 
+def _points(search: Mapping[str, Any], name: str, scale: float = 1.0) -> list[Candidate]:
+    """Every candidate at one of its figures."""
+    points = []
+    for row in search["candidates"]:
+        state = "winner" if row["winner"] else "distilled" if row["loss_after"] is not None else "ranked"
+        points.append(Candidate(scale * row[name], row["loss"], row["shape"].split(",")[0] if row["winner"] else row["shape"], state))
+    return points
+
+
+SPEEDS = {"prefill": "milliseconds for the prompt", "decode": "milliseconds of a step"}  # where the budget asks for a time
+
+
+def _speeds(search: Mapping[str, Any], plan: Plan) -> list[Drawing]:
+    """The same candidates by how fast they are: predicted times, or where none were asked for FLOPs."""
+    rows, drawings = search["candidates"], []
+    for name, label in SPEEDS.items():
+        if all(row[name] is not None for row in rows):
+            limit = plan.budget and getattr(plan.budget, name)
+            budget = (1e3 * limit, f"budget {duration(limit)}") if limit else None
+            caption = f"Predicted {label}, against the same loss."
+            drawings.append(Drawing(against(_points(search, name, 1e3), label, "loss as cut, nats", budget), caption))
+    if not drawings and all("flops" in row for row in rows):
+        caption = "The work of a prompt's token against the same loss; the budget asks for no time, so none was taken of candidates."
+        drawings.append(Drawing(against(_points(search, "flops", 1e-6), "MFLOP a token of a prompt", "loss as cut, nats"), caption))
+    return drawings
+
+
+def _prediction(directory: Path) -> list[Table]:
+    """The winner's predicted times beside measured ones, where times were asked for."""
+    path = directory / "prediction.json"
+    if not path.exists():
+        return []
+    found = read_record(path)
+    rows: list[list[Cell]] = [[name, *(found[name][part] for part in ("predicted", "measured", "off"))] for name in SPEEDS]
+    formats = {"predicted": duration, "measured": duration, "off": lambda share: f"{share:+.0%}"}
+    caption = f"The winner's times: {found['times']}."
+    return [Table(["time of", "predicted", "measured", "off"], rows, formats=formats, caption=caption)]
+
+
+def _widths(plan: Plan) -> Table:
+    """Every axis of parent and student, and in which layers."""
+    rows: list[list[Cell]] = []
+    for axis, per, kind, before, after, layers in plan.narrowings():
+        name = f"{axis} for each {' and '.join(per)}" if per else axis
+        rows.append([name, f"{len(layers)} {kind}" if kind else "the network", before, after, after / before])
+    return Table(["width", "layers", "parent", "student", "stays"], rows, formats={"stays": lambda share: f"{share:.0%}"})
+
+
 def _finalists(search: Mapping[str, Any]) -> Table:
     rows = sorted(search["candidates"], key=lambda row: (row["rank_after"] or 1e9, row["loss"]))[:SHOWN]
     headers = ["shape", "parameters", "memory", "loss as cut", "KL to parent", "rank", "after short distillation", "rank after"]
     fields = ["shape", "parameters", "memory", "loss", "teacher_kl", "rank_before", "loss_after", "rank_after"]
+    timed = [name for name in ("prefill", "decode") if all(row[name] is not None for row in rows)]
+    headers[3:3], fields[3:3] = timed, timed
     formats = {
+        **dict.fromkeys(timed, duration),
         "parameters": count,
         "memory": size,
         "loss as cut": decimals(3),

@@ -6,6 +6,7 @@ from typing import Any
 
 from amaru.config.records import read_record
 from amaru.report.compression import cards, comparison_table, compression_sections
+from amaru.report.compression_cost import proof_and_cost
 from amaru.report.numbers import decimals
 from amaru.report.page import Cards, Commands, Page, Preformatted, Prose, Section, Table
 from amaru.report.training import curves_of, metrics, provenance, validation_curves
@@ -22,6 +23,7 @@ def demo_page(directory: Path) -> Page:
             Section("In short", [Cards(cards(rows)), comparison_table(rows, caption=_caption(found)), Prose(verdict["sentence"])]),
             Section("Student against twin", [_seeds(found), _race(directory, found)]),
             *compression_sections(directory / "compress"),
+            *proof_and_cost(directory / "compress"),
             Section("The parent learning", [_parent(directory)]),
             Section(
                 "What they write",

@@ -19,9 +19,12 @@ STATES = {"ranked": ("mlp", 4.5), "distilled": ("series-1", 6), "winner": ("seri
 
 
 class Candidate(NamedTuple):
-    """One point of `frontier`; its state says how far it came: ranked, distilled (for a short while), or winner."""
+    """One point of `frontier`: bytes of memory (in `against` something else) and loss.
 
-    memory_bytes: float
+    Its state says how far it came: ranked, distilled (for a short while), or winner.
+    """
+
+    x: float
     loss: float
     label: str
     state: str
@@ -77,8 +80,19 @@ def frontier(
     All losses must be measured in the same way, or the frontier compares what cannot be compared.
     """
     points = [Candidate(*candidate) for candidate in candidates]
-    unit, unit_name = size_unit(max(point.memory_bytes for point in points))
-    places = {state: [(point.memory_bytes / unit, point.loss) for point in points if point.state == state] for state in STATES}
+    unit, unit_name = size_unit(max(point.x for point in points))
+    scaled = [point._replace(x=point.x / unit) for point in points]
+    budget = None if budget_bytes is None else (budget_bytes / unit, f"budget {size(budget_bytes)}")
+    return _scatter(scaled, budget, f"memory, {unit_name}", y_label)
+
+
+def against(candidates: Sequence[Candidate], x_label: str, y_label: str, budget: tuple[float, str] | None = None) -> str:
+    """`frontier` along something else of which less is better, such as the time of a step; `budget` is a place and its name."""
+    return _scatter(candidates, budget, x_label, y_label)
+
+
+def _scatter(points: Sequence[Candidate], budget: tuple[float, str] | None, x_label: str, y_label: str) -> str:
+    places = {state: [(point.x, point.loss) for point in points if point.state == state] for state in STATES}
     with canvas(3.6) as c:
         best = pareto([place for some in places.values() for place in some])
         c.axes.step(*zip(*best, strict=True), where="post", color=INK["soft"], linewidth=1, label="frontier", zorder=1)
@@ -89,10 +103,10 @@ def frontier(
         c.axes.margins(0.06, 0.12)
         for point in points:
             if point.state == "winner":
-                _name(c, point.label, point.memory_bytes / unit, point.loss)
-        if budget_bytes is not None:
-            c.axes.axvline(budget_bytes / unit, color=INK["soft"], linewidth=1, linestyle=(0, (2, 3)), label=f"budget {size(budget_bytes)}")
-        c.axes.set(xlabel=f"memory, {unit_name}", ylabel=y_label)
+                _name(c, point.label, point.x, point.loss)
+        if budget is not None:
+            c.axes.axvline(budget[0], color=INK["soft"], linewidth=1, linestyle=(0, (2, 3)), label=budget[1])
+        c.axes.set(xlabel=x_label, ylabel=y_label)
         c.legend(columns=5)
     return c.text
 
