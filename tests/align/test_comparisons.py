@@ -137,6 +137,8 @@ def test_what_is_wrong_with_a_row_is_said_with_its_place(tmp_path: Path) -> None
         ({"prompt": "x", "response_1": 4, "response_2": "5", "preference_strength": 1}, "response_1 must be text; it is int"),
         ({"prompt": "x", "responses": [{"content": "4", "attributes": [1]}]}, "response 1: attributes must be an object .*; it is list"),
         ({"instruction": "x", "completions": [{"response": "4", "annotations": [1]}]}, "annotations must be an object .*; it is list"),
+        ({**pair(), "prompt": None, "conversations": [{"from": ["human"], "value": "x"}]}, "role"),
+        ({"prompt": "x", "response_1": "4", "response_2": "5", "preference_strength": float("nan")}, "must be finite"),
         ({**pair(), "chosen_score": 10**400, "rejected_score": 1}, "chosen_score must be a number"),
     ],
 )

@@ -171,7 +171,8 @@ def _turns(source: str, value: list[Any]) -> list[Message]:
     def shaped(each: Any) -> Any:
         if not isinstance(each, dict) or "from" not in each:
             return each
-        return {"role": SHAREGPT.get(each["from"], each["from"]), "content": each.get("value")}
+        who = each["from"]
+        return {"role": SHAREGPT.get(who, who) if isinstance(who, str) else who, "content": each.get("value")}
 
     return _asked(source, list(map(shaped, value)))
 
