@@ -9,6 +9,7 @@ import pytest
 from tests.cli.small_checkpoint import small_checkpoint
 from tests.eval.scripted_judge import ANSWER, Scripted, rating, scripted
 from tests.eval.small import small_subject
+from tests.synth.scripted import served
 
 from amaru.cli.main import main
 from amaru.data.tokenizer import Tokenizer
@@ -96,6 +97,15 @@ def test_verdicts_are_read_and_one_that_never_comes_is_told(tmp_path: Path) -> N
         assert judge_at(server, tmp_path / "a.sqlite").ask([[{"role": "user", "content": asked()}]], rating_of) == [rating("Four.")]
     with scripted() as server, pytest.raises(EndpointError, match="no verdict in double brackets"):
         judge_at(server, tmp_path / "b.sqlite", attempts=2).ask([[{"role": "user", "content": asked()}]], letter_of)
+
+
+def test_a_question_without_a_verdict_costs_no_other_its_own(tmp_path: Path) -> None:
+    questions = [[{"role": "user", "content": f"the {which} answer"}] for which in ("first", "second", "third")]
+    with served(lambda body: "none" if "first" in body["messages"][-1]["content"] else "[[7]]") as server:
+        endpoint = Endpoint(url=server.url, model="judge", attempts=1, concurrency=1)  # the first ends before the others begin
+        with pytest.raises(EndpointError, match="gave no verdict"):
+            EndpointJudge(endpoint, tmp_path / "c.sqlite").ask(questions, rating_of)
+        assert EndpointJudge(endpoint, tmp_path / "c.sqlite").ask(questions[1:], rating_of) == [7.0, 7.0] and server.requests == 3
 
 
 def asked() -> str:

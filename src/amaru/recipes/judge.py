@@ -14,6 +14,7 @@ from amaru.synth.client import Client, Failed
 from amaru.synth.endpoint import Endpoint
 from amaru.synth.store import Store
 from amaru.synth.structured import Unusable, whole_text
+from amaru.synth.unit import Unit
 
 T = TypeVar("T")
 STEP = "judge"
@@ -31,7 +32,8 @@ class EndpointJudge:
         return fingerprint_bytes(self.endpoint.model, repr(self.endpoint.system), repr(self.endpoint.sampling))
 
     def ask(self, questions: Sequence[Sequence[Message]], read: Callable[[str], T | None]) -> list[T]:
-        """All at once, within the endpoint's limits. Raises `EndpointError` when a question gets no answer that can be read."""
+        """All at once, within the endpoint's limits. Raises `EndpointError` when a question gets no answer that can be read, as soon as
+        the others have theirs, which are kept."""
         return asyncio.run(self._all(questions, read))
 
     async def _all(self, questions: Sequence[Sequence[Message]], read: Callable[[str], T | None]) -> list[T]:
@@ -44,7 +46,7 @@ class EndpointJudge:
         with Store(self.kept) as store:
             async with Client([self.endpoint], store, Ledger(Budget())) as client:
                 try:
-                    return await asyncio.gather(*(client.ask(self.endpoint, self._call(each), STEP, accept) for each in questions))
+                    return await Unit.all(client.ask(self.endpoint, self._call(each), STEP, accept) for each in questions)
                 except Failed as error:
                     raise EndpointError(f"The judge {self.endpoint.model} gave no verdict: {error}. The same command goes on.") from None
 
