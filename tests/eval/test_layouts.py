@@ -63,6 +63,9 @@ def test_prompts_are_those_of_lm_eval() -> None:
     assert item("contexts").pairs == (("Sarah beat Maria so Sarah", " won."), ("Sarah beat Maria so Maria", " won."))
     assert item("lettered").pairs[1] == ("Which is hot?\nA. ice\nB. fire\nC. snow\nD. rain\nAnswer:", " B")
     assert item("lettered", answer="C").gold == 2
+    for wrong in ("", "AB", "E"):
+        with pytest.raises(ValueError, match="the right answer is"):
+            item("lettered", answer=wrong)
     assert item("ending").pairs == (("He sat on the", " chair"),)
     assert item("ending", context="17*94=", continuation="1598").pairs == (("17*94=", "1598"),)
     assert item("ending", context="17 * 94 =", continuation=" 1598").pairs == (("17 * 94 =", " 1598"),)

@@ -65,7 +65,7 @@ def _lettered(record: Record) -> Choice:
     letters = ascii_uppercase[: len(choices)]
     lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True))
     context = f"{record['question'].strip()}\n{lines}\nAnswer:"
-    gold = letters.index(answer) if isinstance(answer, str) and answer in letters else answer
+    gold = letters.index(answer) if isinstance(answer, str) and answer in tuple(letters) else answer
     return Choice(tuple((context, f" {letter}") for letter in letters), tuple(letters), _gold(gold, choices))
 
 
@@ -90,8 +90,8 @@ LAYOUTS: dict[str, Layout] = {
     "gsm8k": Layout(("question", "answer"), GSM8K, problem),
     "mmlu-pro": Layout(("question", "options", "answer"), MMLU_PRO, reasoned),
     "math": Layout(("problem", "solution"), MATH, competition),
-    "humaneval": Layout(("prompt", "entry_point", "test"), HUMANEVAL, function),
-    "mbpp": Layout(("prompt", "test_list"), MBPP, program_asked),
+    "humaneval": Layout(("prompt", "entry_point", "test"), HUMANEVAL, function, version=2),
+    "mbpp": Layout(("prompt", "test_list"), MBPP, program_asked, version=2),
     "ifeval": Layout(("prompt", "instruction_id_list", "kwargs"), IFEVAL, instructed),
 }
 
