@@ -1,5 +1,7 @@
 """Group-aware pruning of Mamba heads beside pruning that ignores groups (Minitron-SSM, section 3)."""
 
+from dataclasses import replace
+
 from amaru.compress.ranking import Ranking, cut_for
 from amaru.compress.surgery import cut_decoder
 from amaru.models.checkpoint import load
@@ -20,4 +22,5 @@ def measure(strand: Strand, variant: str) -> Record:
         return cut_decoder(load(strand.parent), cut)
 
     name = f"heads-{variant.replace(' ', '-')}"
-    return strand.taught(name, start, strand.recipe.short_tokens) | {"shape": candidate.describe(), "student": name}
+    learning = replace(strand.recipe.learning, tokens=strand.recipe.short_tokens)
+    return strand.taught(name, start, learning) | {"shape": candidate.describe(), "student": name}

@@ -19,5 +19,6 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def measure(strand: Strand, budget: str, method: str) -> Record:
     """The student of that method; all of them are ranked, judged and distilled alike."""
-    recipe = strand.compression(SearchSpace(limit=48), parameters=BUDGETS[budget], finalists=2, **METHODS[method])
+    learning = strand.recipe.light if budget == "light" else strand.recipe.learning
+    recipe = strand.compression(SearchSpace(limit=48), parameters=BUDGETS[budget], finalists=2, learning=learning, **METHODS[method])
     return strand.found(f"puzzle-{budget}-{method}", recipe)

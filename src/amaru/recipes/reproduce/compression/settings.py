@@ -39,7 +39,8 @@ LARGE = Size(
 class CompressionClaims(Config):
     """`CompressionClaims()`: three parents of 3.7 M parameters and one of 15 M, on Python's own source.
 
-    learning      of every long distillation; the short ones differ in their tokens only
+    learning      of students that lose half; the short distillations differ in their tokens only
+    light         of students that lose little: they start near their parent, and what learns half of a model anew would move them away
     budget        of all students that are compared at one budget, as a share of the parent's parameters
     heads         share of a group's Mamba heads that stays where heads alone are cut
     state         share of the state channels that stays where they alone are cut
@@ -55,6 +56,7 @@ class CompressionClaims(Config):
     small: Size = SMALL
     large: Size = LARGE
     learning: Learning = Learning(tokens=200_000, batch_rows=2, lr=2e-3)
+    light: Learning = Learning(tokens=200_000, batch_rows=2, lr=5e-4)
     short_tokens: int = Field(default=50_000, gt=0)
     budget: str = "50%"
     heads: float = Field(default=0.5, gt=0, lt=1)

@@ -9,5 +9,5 @@ NAME = "states"
 def measure(strand: Strand) -> Record:
     """The student whose state is narrower and nothing else."""
     candidate = narrowed(strand.search.config, "state", strand.recipe.state)
-    taught = strand.taught(NAME, lambda: strand.search.student(candidate), strand.recipe.learning.tokens)
+    taught = strand.taught(NAME, lambda: strand.search.student(candidate), strand.recipe.light)
     return taught | {"shape": candidate.describe(), "student": NAME}

@@ -17,6 +17,7 @@ from amaru.models.decoder import Decoder
 from amaru.recipes.compare import BATCH_ROWS, for_arithmetic, quality
 from amaru.recipes.compression import CompressRecipe
 from amaru.recipes.fit import fit
+from amaru.recipes.learning import Learning
 from amaru.recipes.reproduce.compression.settings import CompressionClaims, Size, SizeName
 from amaru.recipes.run import Run
 from amaru.recipes.search import Search
@@ -66,7 +67,7 @@ class Strand:
         """The student that such a search finds, after the long distillation; `name` is its directory."""
         search = Search(recipe, self.run, f"{name}-")
         plan = search.plan()
-        taught = self.taught(name, lambda: search.student(plan.candidate), self.recipe.learning.tokens)
+        taught = self.taught(name, lambda: search.student(plan.candidate), recipe.learning)
         table = read_record(self.run.path(f"{name}-search.json"))
         winner = next(row for row in table["candidates"] if row["winner"])
         return taught | {
@@ -91,20 +92,21 @@ class Strand:
         found = quality(self.run, name, checkpoint, self.search.text, self.recipe.learning.dtype)
         return {"loss": found["loss"], "accuracy": found["accuracy"]}
 
-    def taught(self, name: str, start: Callable[[], Decoder], tokens: int) -> Record:
-        """Losses of a student as it is cut and after so many tokens of distillation, and what it costs."""
+    def taught(self, name: str, start: Callable[[], Decoder], learning: Learning) -> Record:
+        """Losses of a student as it is cut and after distillation, and what it costs."""
         student = start()
         student.compute_dtype = self.search.parent.compute_dtype
         before = evaluate(student, in_order(self.search.text.validation, BATCH_ROWS)).loss
         teacher = lambda: Distillation(for_arithmetic(self.parent, self.recipe.learning.dtype))  # noqa: E731  (made only when needed)
-        after = self.quality(name, self.fitted(name, start, teacher, tokens, self.recipe.learning.lr))
-        return {"before": before, **after, "tokens": tokens, "parameters": cost.parameters(student.config)}
+        after = self.quality(name, self.fitted(name, start, teacher, learning))
+        costs = {"tokens": learning.tokens, "lr": learning.lr, "parameters": cost.parameters(student.config)}
+        return {"before": before, **after, **costs}
 
     def from_scratch(self, name: str, start: Callable[[], Decoder], tokens: int, lr: float) -> Path:
         """A checkpoint of `start()` trained on the text alone, in the batches that a student sees."""
-        return self.fitted(name, start, CrossEntropy, tokens, lr)
+        return self.fitted(name, start, CrossEntropy, replace(self.recipe.learning, tokens=tokens, lr=lr))
 
-    def fitted(self, name: str, start: Callable[[], Decoder], objective: Callable[[], Objective], tokens: int, lr: float) -> Path:
+    def fitted(self, name: str, start: Callable[[], Decoder], objective: Callable[[], Objective], learning: Learning) -> Path:
         text = self.search.text
-        training = replace(self.recipe.learning, tokens=tokens, lr=lr).training(text.training.row_length, self.seed)
+        training = learning.training(text.training.row_length, self.seed)
         return fit(self.run, name, text, training, start, objective, {"parent": fingerprint(self.parent), "name": name})
