@@ -195,6 +195,8 @@ def test_answers_are_compared_plainly() -> None:
 
 
 def test_functions_are_run_with_their_tests() -> None:
+    with pytest.raises(ValueError, match="does not begin the function g"):
+        function(RECORDS["humaneval"] | {"entry_point": "g"})
     grade = function(RECORDS["humaneval"]).grade
     assert grade("    return x + 1\n")["pass@1"].value == 1
     assert grade("    return x\n")["pass@1"].value == 0
