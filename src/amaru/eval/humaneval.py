@@ -15,7 +15,10 @@ STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # what HumanEval's author
 
 
 def function(record: Mapping[str, Any]) -> Question:
-    """pass@1: the program of prompt, answer and tests runs to its end. Raises `ValueError` for a prompt that does not begin the function."""
+    """pass@1: the program of prompt, answer and tests runs to its end.
+
+    Raises `ValueError` for a prompt that does not begin the function.
+    """
     if f"def {record['entry_point']}" not in record["prompt"]:
         raise ValueError(f"the prompt does not begin the function {record['entry_point']}")
 
