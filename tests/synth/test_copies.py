@@ -8,7 +8,8 @@ from tests.synth.recipes import bound, run
 
 from amaru.data.near_duplicates import NearDuplicates
 from amaru.errors import ConfigError, DataError
-from amaru.synth.store import DROPPED, Matched, Store
+from amaru.synth.row import DROPPED, Matched
+from amaru.synth.store import Store
 
 NOBODY = "http://127.0.0.1:1/v1"
 TEXTS = [

@@ -8,7 +8,8 @@ import pytest
 from amaru.errors import ArtifactError, StorageError
 from amaru.synth.budget import Usage
 from amaru.synth.call import Answer, Call
-from amaru.synth.store import FAILED, Made, Store
+from amaru.synth.row import FAILED, Made
+from amaru.synth.store import Store
 
 
 def call(number=0):

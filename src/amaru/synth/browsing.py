@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl, urlsplit
 from amaru.errors import ConfigError
 from amaru.synth.reading import Finished, read_rows, trace
 from amaru.synth.recipe import Bound
-from amaru.synth.store import MADE, Store
+from amaru.synth.row import MADE
+from amaru.synth.store import Store
 
 TABLE = """
 CREATE TABLE shown (number INTEGER PRIMARY KEY, step TEXT, state TEXT, reason TEXT, key TEXT, unit TEXT, columns TEXT);

@@ -5,9 +5,8 @@ import json
 from amaru.config import fingerprint_bytes
 from amaru.synth.client import Client
 from amaru.synth.recipe import Bound
-from amaru.synth.row import Row
+from amaru.synth.row import Made, Row
 from amaru.synth.steps import Making
-from amaru.synth.store import Made
 from amaru.synth.unit import Unit
 
 

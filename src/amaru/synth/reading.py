@@ -8,9 +8,9 @@ from typing import Any
 from amaru.synth.gathering import gather
 from amaru.synth.making import seeds
 from amaru.synth.recipe import Bound
-from amaru.synth.row import START, Row, placed
+from amaru.synth.row import DROPPED, FAILED, MADE, START, Row, placed
 from amaru.synth.steps import Gathering, Starting
-from amaru.synth.store import DROPPED, FAILED, MADE, Store
+from amaru.synth.store import Store
 
 OWN = "own_id"  # what a column `id` of people's rows is called at the end: `id` leads back through the steps
 

@@ -1,10 +1,39 @@
-"""A row on its way through a recipe, the order that all rows have, and how a row is left out."""
+"""A row on its way through a recipe, the order that all rows have, how a row is left out, and what became of it in a step."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from amaru.synth.store import Made, Matched
+MADE, DROPPED, FAILED = "made", "dropped", "failed"
+
+
+@dataclass(frozen=True)
+class Made:
+    """One row that a step made: its key, its columns, the keys of the calls whose answers are in it, and those of other rows than its
+    parent that are in it.
+    """
+
+    key: str
+    columns: dict[str, Any]
+    calls: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+class Outcome(NamedTuple):
+    """What became of a row in a step: made, dropped or failed, the reason, and the rows that came of it."""
+
+    state: str
+    reason: str
+    made: list[Made]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What a row was dropped for: the key of the row it is a copy of, or the item of an evaluation set whose words it has."""
+
+    item: str
+    similarity: float | None = None
+    words: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from amaru.synth.client import Failed
 from amaru.synth.gathering import gather
 from amaru.synth.making import seeds
 from amaru.synth.recipe import Bound
-from amaru.synth.row import START, Dropped, Row, placed
+from amaru.synth.row import DROPPED, FAILED, START, Dropped, Made, Row, placed
 from amaru.synth.steps import Gathering, Starting
-from amaru.synth.store import DROPPED, FAILED, Made, Store
+from amaru.synth.store import Store
 
 T = TypeVar("T")
 WITHOUT_MODEL = 32  # units at once of steps that ask nobody

@@ -8,13 +8,14 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from amaru.errors import ArtifactError, StorageError
 from amaru.synth.budget import Usage
 from amaru.synth.call import Answer, Call
+from amaru.synth.row import FAILED, MADE, Made, Matched, Outcome
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS prompts (version TEXT PRIMARY KEY, name TEXT, text TEXT);
@@ -33,37 +34,7 @@ CREATE TABLE IF NOT EXISTS others (row TEXT PRIMARY KEY, keys TEXT);
 CREATE INDEX IF NOT EXISTS rows_of_unit ON rows (unit, number);
 """
 USAGE = "coalesce(sum(calls), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(money), 0.0)"
-MADE, DROPPED, FAILED = "made", "dropped", "failed"
 Write = tuple[str, Sequence[Any]]
-
-
-@dataclass(frozen=True)
-class Made:
-    """One row that a step made: its key, its columns, the keys of the calls whose answers are in it, and those of other rows than its
-    parent that are in it.
-    """
-
-    key: str
-    columns: dict[str, Any]
-    calls: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
-
-
-class Outcome(NamedTuple):
-    """What became of a row in a step: made, dropped or failed, the reason, and the rows that came of it."""
-
-    state: str
-    reason: str
-    made: list[Made]
-
-
-@dataclass(frozen=True)
-class Matched:
-    """What a row was dropped for: the key of the row it is a copy of, or the item of an evaluation set whose words it has."""
-
-    item: str
-    similarity: float | None = None
-    words: str | None = None
 
 
 class Store:

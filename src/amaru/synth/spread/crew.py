@@ -12,9 +12,9 @@ from amaru.errors import ProcessError
 from amaru.synth.budget import Ledger, Usage
 from amaru.synth.call import Answer, Call
 from amaru.synth.recipe import Bound
-from amaru.synth.row import Row
+from amaru.synth.row import Made, Row
 from amaru.synth.spread.line import Line, Message
-from amaru.synth.store import Made, Store
+from amaru.synth.store import Store
 
 
 class Channel(Protocol):

@@ -9,8 +9,7 @@ from typing import Any
 from amaru import errors
 from amaru.errors import ProcessError
 from amaru.synth.client import Failed
-from amaru.synth.row import Dropped
-from amaru.synth.store import Matched
+from amaru.synth.row import Dropped, Matched
 
 Message = dict[str, Any]
 ERRORS: dict[str, type[Exception]] = {

@@ -7,9 +7,8 @@ from pydantic import Field
 
 from amaru.config import fingerprint_file
 from amaru.data.contamination import Contamination, texts
-from amaru.synth.row import Dropped
+from amaru.synth.row import Dropped, Matched
 from amaru.synth.steps.step import Done, Making
-from amaru.synth.store import Matched
 from amaru.synth.unit import Unit
 
 

@@ -6,9 +6,8 @@ from typing import Literal
 from pydantic import Field
 
 from amaru.data.near_duplicates import NearDuplicates
-from amaru.synth.row import LeftOut, Row
+from amaru.synth.row import LeftOut, Matched, Row
 from amaru.synth.steps.step import NAME, Gathering, Stands, complete
-from amaru.synth.store import Matched
 
 
 class Unique(Gathering):
