@@ -8,11 +8,13 @@ import pytest
 from tests.synth.misbehaving import FAULTS, Misbehaving
 from tests.synth.recipes import FIVE_STEPS, bound, run
 
+from amaru.config import to_dict
 from amaru.errors import BudgetError, EndpointError, ProcessError
 from amaru.synth.budget import Ledger
 from amaru.synth.reading import read_rows, results
 from amaru.synth.running import Running
 from amaru.synth.spread.crew import Crew
+from amaru.synth.spread.line import Line
 from amaru.synth.spread.processes import Pipes
 from amaru.synth.store import Store
 
@@ -89,6 +91,27 @@ def test_without_workers_the_run_ends_and_the_next_goes_on(tmp_path):
 
     rows, requests = asyncio.run(body())
     assert len(rows) == 20 and 45 <= requests <= 45 + 4  # what was under way when they were killed is asked again
+
+
+def test_a_worker_in_a_function_that_never_returns_is_ended(tmp_path):
+    (tmp_path / "rows.py").write_text("import pathlib, time\n\ndef loud(row):\n    pathlib.Path(row['at']).touch()\n    time.sleep(999)\n")
+
+    async def body():
+        own = {"name": "own", "kind": "seeds", "rows": [{"at": str(tmp_path / "in")}]}
+        recipe = bound("http://127.0.0.1:1/v1", [own, LOUD], None, tmp_path)
+        channel = await Pipes.start()
+        line = Line(channel.send, None)
+        listening = asyncio.create_task(channel.listen(line.received))
+        await line.call("begin", to_dict(recipe.recipe), str(tmp_path), 0.005)
+        making = asyncio.create_task(line.call("make", 1, (0, 0), "key", {"at": str(tmp_path / "in")}))
+        while not (tmp_path / "in").exists():
+            await asyncio.sleep(0.01)
+        await channel.close(0.2)
+        making.cancel()
+        await listening
+        return channel.process.returncode
+
+    assert asyncio.run(asyncio.wait_for(body(), 30)) == -signal.SIGKILL
 
 
 class Garbling:

@@ -16,6 +16,7 @@ from amaru.synth.spread.line import Message
 from amaru.synth.spread.worker import Worker
 
 LONGEST = 2**26  # bytes of a message
+CLOSING = 15.0  # seconds: a program in the sandbox ends before
 
 
 class Pipes:
@@ -40,10 +41,16 @@ class Pipes:
         async for line in self.process.stdout:
             received(json.loads(line))
 
-    async def close(self) -> None:
+    async def close(self, seconds: float = CLOSING) -> None:
+        """A worker ends when there is nothing to read any more; one that is in a function that does not return is ended."""
         assert self.process.stdin
         self.process.stdin.close()
-        await self.process.wait()
+        try:
+            await asyncio.wait_for(self.process.wait(), seconds)
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
 
 
 def kept_apart() -> tuple[IO[bytes], IO[bytes]]:
