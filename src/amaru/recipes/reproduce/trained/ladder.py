@@ -104,7 +104,7 @@ def judge(directory: Path) -> Found:
     trial = read(Ladder, names, directory)
     recall = "recall" if "recall" in trial.recipe.weights else None
     found = [_parallel(trial, recall), _cheap(trial), _cache(trial), *([_meta(trial)] if recall else []), _sink(trial), _entropy(trial)]
-    setting = described(trial)
+    setting = f"{described(trial)}; its Mamba is Mamba-1 beside attention (B to E) and Mamba-2 elsewhere (A, mamba)"
     found = [each | {"setting": setting} for each in found]
     return judgement(found, trial.missing, maps=_maps(trial), tables=[scores_table(trial)])
 
