@@ -154,15 +154,15 @@ def compared(some: Sequence[Comparison], prompts: Prompts, longest: int) -> tupl
     Raises `DataError` when none is left.
     """
     dropped: list[Dropped] = []
-    kept, sources = [], []
+    kept: list[list[int]] = []
+    sources: list[str] = []
     for each in _without_values(some, dropped):
         if not each.pairs:
             dropped.append(Dropped(each.source, "no answer is better", f"{each.source}: its answers are as good as each other."))
             continue
-        sides = [_ids(each, answer, prompts, longest, dropped) for answer in each.answers]
-        both = [(sides[better], sides[worse]) for better, worse in each.pairs if all(sides)]
-        kept += [side for pair in both for side in pair if side]
-        sources += [each.source] * len(both)
+        if (sides := _sides(each, prompts, longest, dropped)) is not None:
+            kept += [sides[place] for pair in each.pairs for place in pair]
+            sources += [each.source] * len(each.pairs)
     required(kept, dropped, f"{len(some):,} comparisons")
     return _rows(kept, np.zeros((len(kept), 0)), True, sources, made_from(some, prompts, longest)), tuple(dropped)
 
@@ -185,6 +185,16 @@ def _without_values(some: Sequence[Comparison], dropped: list[Dropped]) -> Itera
             dropped.append(Dropped(each.source, what, f"{each.source}: {what}, and answers are scored without."))
         else:
             yield each
+
+
+def _sides(each: Comparison, prompts: Prompts, longest: int, dropped: list[Dropped]) -> list[list[int]] | None:
+    """All answers of a comparison; None where one is not used, which is told once."""
+    sides = []
+    for answer in each.answers:
+        if (ids := _ids(each, answer, prompts, longest, dropped)) is None:
+            return None
+        sides.append(ids)
+    return sides
 
 
 def _ids(each: Comparison, answer: Answer, prompts: Prompts, longest: int, dropped: list[Dropped]) -> list[int] | None:
