@@ -91,6 +91,17 @@ def test_nemotron_4_fits_in_8_bits_only(tmp_path, capsys):
     assert "in BF16 they take 85.3 GB, which does not fit" in json.loads(capsys.readouterr().out)["sentence"]
 
 
+def test_the_share_that_models_wrote_follows_from_the_published_sizes(tmp_path, capsys):
+    """20,000 of people beside 800,000 + 200,000 + 160,000 + 300,000, the last up to three times; a changed record changes the verdict."""
+    assert main(["reproduce", "synthetic-share", "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert "among 1,460,000 to 2,060,000 rows: 98.6% to 99.0% were made by models" in json.loads(capsys.readouterr().out)["sentence"]
+    cell = tmp_path / "run" / "cell-sizes.json"
+    for people, expected in ((35_000, "undecided"), (60_000, "does not hold")):
+        cell.write_text(json.dumps(json.loads(cell.read_text()) | {"people": people}))
+        assert main(["reproduce", "synthetic-share", "--judge", "--out", str(tmp_path / "run"), "--json"]) == 1
+        assert json.loads(capsys.readouterr().out)["verdict"] == expected
+
+
 def engine(ratio):
     found = {"parameters": 3e7, "batch": 4, "prefill_seconds": 1.0, "step_seconds": 0.1, "tokens_per_second": 9.0}
     rates = {"ours": found, "theirs": found}

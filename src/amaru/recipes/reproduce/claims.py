@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from amaru.config import Config, atomic_file
 from amaru.errors import ConfigError
-from amaru.recipes.reproduce import fp8, tied_lora, tied_lora_verdict
+from amaru.recipes.reproduce import fp8, synthetic_share, tied_lora, tied_lora_verdict
 from amaru.recipes.reproduce.alignment import claim as alignment
 from amaru.recipes.reproduce.alignment.settings import AlignmentClaims
 from amaru.recipes.reproduce.compression import claim as compression
@@ -113,6 +113,12 @@ CLAIMS = {
         tied_lora_verdict.judge,
         side_by_side=True,
         setting="A hybrid and a Transformer of about 2 M parameters, trained on this CPU, three seeds",
+    ),
+    "synthetic-share": Claim(
+        "Over 98 % of the data that aligns Nemotron-4 340B is synthetic (2406.11704, 3).",
+        synthetic_share.SyntheticShare,
+        synthetic_share.make,
+        synthetic_share.judge,
     ),
     "nemotron-4-fits": Claim("Nemotron-4 340B in FP8 fits eight H100 (2406.11704).", fits.Fits, fits.make, fits.judge),
 }
