@@ -1,9 +1,10 @@
 """Work handed out to several processes that share this machine's threads."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,17 +16,38 @@ Answer = Callable[[], Any]
 def workers(jobs: int) -> Iterator[Callable[..., Answer]]:
     """`with workers(2) as hand_out: answers = [hand_out(train, cell) for cell in cells]; found = [answer() for answer in answers]`
 
-    With one job the work is done here, when it is asked for. Left early, what has begun is finished and the rest is not begun.
+    With one job the work is done here, when it is asked for. What fails is told whichever answer is waited for, and then the others are
+    stopped as by SIGTERM: training saves its state, so that the same call goes on.
     """
     if jobs == 1:
         yield lambda work, *arguments: lambda: work(*arguments)
         return
     threads = max(1, torch.get_num_threads() // jobs)
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,))
+    handed: list[Future[Any]] = []
+
+    def hand_out(work: Callable[..., Any], *arguments: Any) -> Answer:
+        handed.append(pool.submit(work, *arguments))
+        return partial(_answer, handed[-1], handed)
+
     try:
-        yield lambda work, *arguments: pool.submit(work, *arguments).result
+        yield hand_out
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _answer(wanted: Future[Any], handed: Sequence[Future[Any]]) -> Any:
+    """The result of one; raises what any of them has raised by then."""
+    waiting = {*handed}
+    while not wanted.done():
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for each in done:
+            each.result()
+    return wanted.result()
 
 
 class Silence:

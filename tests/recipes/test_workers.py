@@ -1,0 +1,35 @@
+"""Work handed out to processes: answers, and a failure that nobody waits for."""
+
+import time
+
+import pytest
+
+from amaru.errors import ConfigError
+from amaru.recipes.reproduce.workers import workers
+
+
+def doubled(number: int) -> int:
+    return 2 * number
+
+
+def refused() -> None:
+    raise ConfigError("This one cannot be made.")
+
+
+def long() -> None:
+    time.sleep(120)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_answers_come_to_those_who_asked(jobs: int) -> None:
+    with workers(jobs) as hand_out:
+        answers = [hand_out(doubled, number) for number in range(5)]
+        assert [answer() for answer in answers] == [0, 2, 4, 6, 8]
+
+
+def test_a_failure_is_told_while_another_is_waited_for_and_the_others_are_stopped() -> None:
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match="cannot be made"), workers(2) as hand_out:
+        first, _ = hand_out(long), hand_out(refused)
+        first()
+    assert time.monotonic() - start < 100
