@@ -78,6 +78,7 @@ def test_every_claim_is_judged_and_shown(tmp_path, capsys):
     assert {*said.values()} == {"holds", "holds in part"} and found["missing"] == []
     assert found["verdict"] == "holds in part"
     assert "The large parent agrees (+0.400)." in findings(tmp_path)["heads"]["sentence"]
+    assert "The winner of the large parent was number 2 as cut (tau +0.30)." in findings(tmp_path)["ranking"]["sentence"]
 
 
 def test_heads_alone_are_a_claim_of_their_own(tmp_path, capsys):

@@ -66,8 +66,11 @@ def ranking(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
     changed = sum(each["winner_before"] != 1 for each in ranked)
     if len(ranked) < 2:
         return _unfinished(claim, "a search", taus=taus)
-    listed = ", ".join("not defined" if tau is None else f"{tau:+.2f}" for tau in taus)
-    sentence = f"The winner changed in {changed} of {len(ranked)} searches; Kendall's tau of both orders of {recipe.contenders}: {listed}."
+    sentence = f"The winner changed in {changed} of {len(ranked)} searches; Kendall's tau of both orders of {recipe.contenders}: "
+    sentence += ", ".join(map(_tau, taus)) + "."
+    for each in (strand["axes-every axis"] for strand in large if "axes-every axis" in strand):
+        before, tau = each["winner_before"], _tau(each["kendall_tau"])
+        sentence += f" The winner of the large parent was {'the first' if before == 1 else f'number {before}'} as cut (tau {tau})."
     return finding(claim, HOLDS if changed == len(ranked) else PART if changed else NOT, sentence, taus=taus, changed=changed)
 
 
@@ -160,6 +163,10 @@ def _above_zero(bounds: Bounds) -> str:
 
 def _both(one: bool, other: bool) -> str:
     return HOLDS if one and other else PART if one or other else NOT
+
+
+def _tau(tau: float | None) -> str:
+    return "not defined" if tau is None else f"{tau:+.2f}"
 
 
 def _unfinished(claim: str, what: str, **figures: Any) -> Found:
