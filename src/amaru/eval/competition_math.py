@@ -25,7 +25,7 @@ UNITS = re.compile(r"(?<=\S)\s*\\(?:text|mbox|mathrm)\{ .*?\}.*$")  # with a spa
 WORDS = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf)\{(.*?)\}")
 THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
 NAMED = re.compile(r"^\w{1,2}=(?=[^=]+$)")
-RATIO = re.compile(r"(-?)(?:\\frac\{(-?\d+)\}\{(\d+)\}|(\d+)/(\d+))")
+RATIO = re.compile(r"(-?)(?:\\frac\{(-?\d{1,50})\}\{(\d{1,50})\}|(\d{1,50})/(\d{1,50}))")
 
 
 def competition(record: Mapping[str, Any]) -> Question:
