@@ -105,7 +105,7 @@ def test_formulas_are_compared_in_normal_form(one: str, other: str) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("(1,234)", "1234"), ("12", "21"), (r"\frac{1}{2}", r"\frac{2}{1}"), ("-3", "3"), ("", "0"), ("1/0", "0"), ("9" * 5000 + "/7", "9" * 4999 + "/7")],
+    [("(1,234)", "1234"), ("12", "21"), (r"\frac{1}{2}", r"\frac{2}{1}"), ("-3", "3"), ("", "0"), ("1/0", "0"), (f"{'9' * 5000}/7", "7")],
 )
 def test_formulas_that_differ_do(one: str, other: str) -> None:
     assert not same(one, other)
