@@ -1,5 +1,6 @@
 """Verdicts of the compression claims follow from the records of the cells alone, and change with them."""
 
+import itertools
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from amaru.config import to_dict
 from amaru.errors import ConfigError
 from amaru.recipes.reproduce.compression.claim import cells, judge
 from amaru.recipes.reproduce.compression.settings import CompressionClaims, GroupAware
+from amaru.recipes.reproduce.compression.speeds import ROUNDS, TIMINGS, ratios
 from amaru.recipes.reproduce.compression.verdicts import tokens_to_reach
 
 RECIPE = CompressionClaims()
@@ -51,8 +53,10 @@ def write(directory, recipe=RECIPE):
 
 
 def speed(folder, name, times):
-    for how in ("alone", "crowd"):
-        (folder / f"speed-{name}-{how}.json").write_text(json.dumps({"prefill": 100 * times, "decode": 10 * times}))
+    for how, number in itertools.product(TIMINGS, range(ROUNDS)):
+        pace = 1 + number  # the machine's, which changes from round to round
+        found = {"prefill": 100 * times * pace, "decode": 10 * times * pace}
+        (folder / f"speed-{name}-{how}-{number}.json").write_text(json.dumps(found))
 
 
 def change(path, **values):
@@ -97,6 +101,7 @@ def test_heads_alone_are_a_claim_of_their_own(tmp_path, capsys):
         ("heads", "heads-ignoring groups", {"loss": 3.1}, "holds in part"),
         ("heads", "heads-ignoring groups", {"before": 4.0, "loss": 3.21}, "undecided"),
         ("axes", "axes-depth", {"loss": 3.0}, "holds in part"),
+        ("axes", "axes-every axis", {"loss": 3.9}, "does not hold"),
         ("ranking", "axes-every axis", {"winner_before": 1}, "does not hold"),
         ("scratch", "scratch-4", {"loss": 3.0}, "does not hold"),
         ("kept", "puzzle-light-minipuzzle", {"accuracy": 0.3}, "holds in part"),
@@ -112,6 +117,18 @@ def test_changed_records_change_the_verdict(tmp_path, claim, cell, values, expec
     assert verdicts(tmp_path)[claim] == expected
 
 
+def test_what_loses_no_more_must_be_slower_and_what_loses_more_may_be_faster(tmp_path):
+    write(tmp_path)
+    for seed in RECIPE.small.seeds:
+        folder = tmp_path / f"small-seed{seed}"
+        change(folder / "cell-axes-ffn and hidden.json", loss=record("axes-every axis", seed)["loss"])
+        speed(folder, "axes-ffn and hidden", 1.1 + 0.01 * seed)
+    assert verdicts(tmp_path)["axes"] == "holds"
+    for seed in RECIPE.small.seeds:
+        speed(tmp_path / f"small-seed{seed}", "axes-depth", 2.0 + 0.01 * seed)
+    assert verdicts(tmp_path)["axes"] == "holds in part"
+
+
 def test_one_seed_that_disagrees_widens_the_interval(tmp_path):
     write(tmp_path)
     change(tmp_path / "small-seed1" / "cell-heads-ignoring groups.json", loss=2.0)
@@ -124,10 +141,17 @@ def test_what_is_missing_is_named(tmp_path):
     write(tmp_path)
     for seed in (1, 2):
         (tmp_path / f"small-seed{seed}" / "cell-states.json").unlink()
-        (tmp_path / f"small-seed{seed}" / "speed-puzzle-light-minipuzzle-alone.json").unlink()
+        (tmp_path / f"small-seed{seed}" / "speed-puzzle-light-minipuzzle-alone-3.json").unlink()
     found = judge(CompressionClaims, tmp_path)
     assert found["missing"] == ["small-seed1/states", "small-seed2/states"]
     assert verdicts(tmp_path)["states"] == verdicts(tmp_path)["kept"] == found["verdict"] == "unfinished"
+
+
+def test_speeds_are_beside_the_parent_of_their_round(tmp_path):
+    folder = write(tmp_path) / "small-seed0"
+    assert ratios(folder, "states") == pytest.approx({f"{what}_{how}": 1.3 for how in TIMINGS for what in ("prefill", "decode")})
+    change(folder / "speed-states-alone-2.json", decode=10**6)
+    assert ratios(folder, "states")["decode_alone"] == pytest.approx(1.3), "one round that was disturbed does not decide"
 
 
 def test_tokens_to_reach_a_loss():

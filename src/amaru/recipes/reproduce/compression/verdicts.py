@@ -38,12 +38,29 @@ def heads(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
 
 
 def axes(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
-    """At one budget, cutting Mamba layers too is needed for the best loss and speed together."""
-    claim = "At one budget, pruning along every axis, Mamba's included, ends with the lowest loss."
-    gaps = {other.removeprefix("axes-"): gap(small, other, "axes-every axis") for other in OTHERS}
-    listed = ", ".join(f"{other} alone {found}" for other, found in gaps.items())
-    sentence = f"Beside pruning along every axis, after equal distillation: {listed} nats."
-    return _compared(claim, sentence + _agrees(large, OTHERS[0], "axes-every axis"), gaps)
+    """At one budget, cutting Mamba layers too is needed for the best of loss and speed."""
+    claim = "At one budget, pruning along every axis, Mamba's included, is needed for the best of both, loss and speed."
+    gaps = {
+        other.removeprefix("axes-"): {key: gap(small, other, "axes-every axis", key) for key in ("loss", "prefill_alone", "decode_alone")}
+        for other in OTHERS
+    }
+    if any(found.bounds is None for each in gaps.values() for found in each.values()):
+        return _unfinished(claim, "all of it", compared=gaps)
+    listed = "; ".join(
+        f"{other} alone: loss {each['loss']} nats, prefill {each['prefill_alone']} and decode {each['decode_alone']} times the parent's"
+        for other, each in gaps.items()
+    )
+    sentence = f"Beside pruning along every axis, after equal distillation, {listed}."
+    verdict = together(_beaten(each["loss"], each["prefill_alone"], each["decode_alone"]) for each in gaps.values())
+    return finding(claim, verdict, sentence + _agrees(large, OTHERS[0], "axes-every axis"), compared=gaps)
+
+
+def _beaten(loss: Gap, *speeds: Gap) -> str:
+    """Whether what has so much more loss and speed is worse in something and better in nothing, by intervals."""
+    signs = {_above_zero(loss.bounds), *(_above_zero([-each for each in reversed(speed.bounds or ())]) for speed in speeds)}
+    if HOLDS in signs:
+        return PART if NOT in signs else HOLDS
+    return NOT if NOT in signs else UNDECIDED
 
 
 def scratch(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
@@ -142,7 +159,8 @@ VERDICTS: dict[str, tuple[Part, Verdict]] = {  # with the cells that each is abo
 
 def gap(strands: Strands, one: str, other: str, key: str = "loss") -> Gap:
     """How much larger `key` of cell `one` is than of cell `other`, over the parents that have both."""
-    return _gap([strand[one][key] - strand[other][key] for strand in strands if one in strand and other in strand])
+    both = [(strand[one], strand[other]) for strand in strands if one in strand and other in strand]
+    return _gap([first[key] - second[key] for first, second in both if key in first and key in second])
 
 
 def _gap(values: list[float]) -> Gap:
