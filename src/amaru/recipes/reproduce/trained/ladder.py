@@ -43,7 +43,7 @@ class Ladder(Trials):
     loss_within   windows and shared caches may cost so much of the loss, relatively
     """
 
-    learning: Learning = Learning(tokens=1_800_000, batch_rows=4, validations=10)  # ten minutes for B
+    learning: Learning = Learning(tokens=1_200_000, batch_rows=4, validations=10)  # at most ten minutes for B on one thread
     blocks: int = Field(default=7, gt=4)
     hidden: int = Field(default=160, gt=0)
     window: int = Field(default=64, gt=0)

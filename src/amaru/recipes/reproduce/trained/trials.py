@@ -53,7 +53,7 @@ class Trials(Config):
     text: TextRecipe = TextRecipe(data=(PYTHON,), vocab=2048, row_length=256, limit_megabytes=8.0)
     weights: dict[str, float] = Field(default_factory=lambda: {ONLY: 0.45, "recall": 0.35, "passkey": 0.1, "sums": 0.1})
     alphabet: int = Field(default=64, gt=1)
-    learning: Learning = Learning(tokens=2_500_000, batch_rows=4, validations=10)
+    learning: Learning = Learning(tokens=2_200_000, batch_rows=4, validations=10)
     rates: tuple[float, ...] = (2e-3, 4e-3)
     seeds: tuple[int, ...] = (0, 1, 2)
     recall: tuple[int, ...] = (64, 128, 256)
