@@ -80,7 +80,7 @@ def test_a_tiny_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [run["model"] for run in found["runs"]] == ["student"] * 2 + ["twin"] * 3
     assert set(found["samples"]["class Test"]) == {"parent", "student"} and len(found["next"]) == 3
     page = Path(found["report"]).read_text()
-    assert page.count("<svg") == 5 and "http" not in page.replace("http://www.w3.org", "").split("What they write")[0]
+    assert page.count("<svg") == 6 and "http" not in page.replace("http://www.w3.org", "").split("What they write")[0]
     assert main([*words, "--json"]) == code
     again = capsys.readouterr()
     assert json.loads(again.out) == found, "nothing is measured twice"
