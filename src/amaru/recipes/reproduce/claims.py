@@ -135,6 +135,5 @@ def verdict(claim: Claim, directory: Path) -> dict[str, Any]:
 def claim_named(name: str) -> Claim:
     """Raises `ConfigError` with the names there are."""
     if name not in CLAIMS:
-        told = "; ".join(f"{known}: {claim.sentence}" for known, claim in CLAIMS.items())
-        raise ConfigError(f"There is no claim '{name}' to reproduce. There is {told}")
+        raise ConfigError(f"There is no claim '{name}' to reproduce; there is: {', '.join(CLAIMS)}. `amaru reproduce` tells what they say.")
     return CLAIMS[name]
