@@ -1,7 +1,9 @@
 """Claims of trained shapes: sizes and stacks, rows that can be recalled, attention by hand, verdicts from records, one whole run."""
 
 import json
+from random import Random
 
+import numpy as np
 import pytest
 import torch
 from tests.models.random_models import random_model
@@ -11,6 +13,7 @@ from amaru.cli.main import main
 from amaru.config import to_dict
 from amaru.data.tokenizer import Tokenizer
 from amaru.errors import ConfigError
+from amaru.eval.long_context.probes import PROBES
 from amaru.eval.recall import ordinary
 from amaru.models import cost
 from amaru.models.pattern import pattern_of
@@ -18,7 +21,7 @@ from amaru.nn.batch import Batch
 from amaru.recipes.reproduce.claims import CLAIMS, verdict
 from amaru.recipes.reproduce.trained import ladder, shares, twins
 from amaru.recipes.reproduce.trained.attention import FIRST_QUERY, attention_facts, probabilities
-from amaru.recipes.reproduce.trained.mixture import SOURCES, Words, made_rows
+from amaru.recipes.reproduce.trained.mixture import SHORTEST, SOURCES, Words, made_rows
 from amaru.recipes.reproduce.trained.scaling import Scaling, question, scores, times_as_fast
 from amaru.recipes.reproduce.trained.sizes import as_large
 from amaru.recipes.reproduce.trained.trials import Trials, cells
@@ -51,18 +54,37 @@ def test_the_rungs_differ_by_what_they_are_named_after():
 
 
 def test_rows_hold_whole_documents_with_all_that_is_to_be_recalled():
-    tokenizer = Tokenizer.train(["A pass key is hidden in the text. 12 + 34 = 46\n" * 9], vocab=300)
+    said = PROBES["passkey"].make(Random(0), 9, 0.5).prompt
+    tokenizer = Tokenizer.train([f"{said} 12 + 34 = 46\n"] * 9, vocab=500)
     words = Words(tokenizer, ordinary(tokenizer)[:64])
     for name in SOURCES:
         rows = made_rows(name, words, 4, 512, {"made": "x"})
-        assert len(rows) == 4 and all(start % 256 == 0 for start in rows.starts)
-        for index in range(4):
-            text = tokenizer.decode([token for token in rows.row(index).ids.tolist() if token != tokenizer.eos_id])
+        shortest = SHORTEST.get(name, 512)
+        assert len(rows) == 4 and all(start % shortest == 0 for start in rows.starts)
+        lengths = np.diff([*rows.starts, 2048]).tolist()
+        assert set(lengths) <= {32, 64, 128, 256, 512} and (len(lengths) > 4) == (name in SHORTEST) and min(lengths) >= shortest
+        for start, length in zip(rows.starts, lengths, strict=True):
+            ids = [token for token in rows.tokens[start : start + length].tolist() if token != tokenizer.eos_id]
+            text = tokenizer.decode(ids)
             if name == "passkey":
                 key = text.rstrip(".").rsplit(" ", 1)[1]
-                assert text.count(key) == 3 and len(rows.row(index).starts) == 1
+                assert text.count(key) == 3
             if name == "sums":
                 assert all(int(a) + int(b) == int(c) for line in text.strip().split("\n") for a, _, b, _, c in [line.split()])
+            if name == "recall":
+                assert a_dictionary(ids, words) or any(ids[: len(ids) - n] == ids[n:] for n in range(2, 1 + length // 2))
+    with pytest.raises(ConfigError, match="make rows longer"):
+        made_rows("passkey", words, 1, 32, {"made": "x"})
+
+
+def a_dictionary(ids, words):
+    """Whether every key has one value wherever it stands, and some key stands more than once."""
+    keys, values = ids[0 : len(ids) - 1 : 2], ids[1::2]
+    return (
+        set(keys) <= set(words.ids[:32])
+        and set(values) <= set(words.ids[32:])
+        and len({*zip(keys, values, strict=True)}) == len({*keys}) < len(keys)
+    )
 
 
 @torch.no_grad()
@@ -123,6 +145,14 @@ def test_twins_are_judged_seed_by_seed_at_their_best_rates(tmp_path):
     path.write_text(json.dumps(content))
     found = verdict(claim, tmp_path)
     assert [each["verdict"] for each in found["claims"]] == ["holds", "undecided", "holds", "holds"] and found["verdict"] == "holds in part"
+    for name in ("hybrid", "transformer"):
+        for path in tmp_path.glob(f"cell-{name}-*.json"):
+            content = json.loads(path.read_text())
+            content["tasks"]["copy"]["metrics"]["accuracy"]["mean"] = 0.1
+            path.write_text(json.dumps(content))
+    found = verdict(claim, tmp_path)
+    assert [each["verdict"] for each in found["claims"]] == ["holds", "undecided", "undecided", "holds"]
+    assert "none of them has learned it in so many tokens (hybrid 0.100, transformer 0.100; guessing 0.031)" in found["sentence"]
     (tmp_path / "cell-hybrid-seed0-lr0.004.json").unlink()
     found = claim.judge(tmp_path)
     assert found["missing"] == ["hybrid-seed0-lr0.004"] and "3.7 M parameters" in found["claims"][0]["setting"]

@@ -1,6 +1,7 @@
 """Recall and copying among tokens that mean nothing, without decoding: what the state of a hybrid keeps, and what only attention finds.
 
-recall   pairs of a key and a value, then every key again in another order: is its value the likeliest next token? (associative recall)
+recall   pairs of a key and a value, then every key again in another order: is its value the likeliest next token? Keys are of one half
+         of the vocabulary and values of the other (multi-query associative recall, 2312.04927, 3.1)
 copy     random tokens, then the same again: is each the likeliest next token, from the second on?
 """
 
@@ -16,7 +17,7 @@ from amaru.eval.likelihood import Ending
 from amaru.eval.subject import Subject
 from amaru.eval.task import Judged
 
-VERSION = 1
+VERSION = 2  # 2: keys and values have no token in common
 SHORTEST = 8
 
 
@@ -73,11 +74,17 @@ class RecallTask:
 def pairs(draw: Random, ids: Sequence[int], length: int) -> Ending:
     """Keys and values, then keys in another order with their values. Raises `ConfigError` where the vocabulary has too few keys."""
     count = length // 4
-    if count > len(ids):
-        raise ConfigError(f"{length} tokens of recall need {count} different keys; the vocabulary has {len(ids)} ordinary tokens.")
-    held = list(zip(draw.sample(ids, count), draw.choices(ids, k=count), strict=True))
+    keys, values = halves(ids)
+    if count > len(keys):
+        raise ConfigError(f"{length} tokens of recall need {count} different keys; the vocabulary has {len(keys)} of them.")
+    held = list(zip(draw.sample(keys, count), draw.choices(values, k=count), strict=True))
     asked = draw.sample(held, count)
     return Ending(tuple(token for pair in [*held, *asked] for token in pair), 2 * count)
+
+
+def halves(ids: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    """Keys and values."""
+    return ids[: len(ids) // 2], ids[len(ids) // 2 :]
 
 
 def repeated(draw: Random, ids: Sequence[int], length: int) -> Ending:

@@ -45,20 +45,22 @@ class Trials(Config):
     rates            peak learning rates: each shape tries all with the first seed, and has the best with the others
     seeds            of first weights and batches; all shapes share them
     recall, passkey  lengths that are asked for afterwards, in tokens; what is beyond a row was never seen in training
+    learned          how far above guessing a mean score must be before two of them are compared
     samples          sequences of each length (and depth: beginning, middle, end)
     timing           of the speeds, which are taken when all cells are there
     context          tokens of the sequence whose bytes are counted
     """
 
     text: TextRecipe = TextRecipe(data=(PYTHON,), vocab=2048, row_length=256, limit_megabytes=8.0)
-    weights: dict[str, float] = Field(default_factory=lambda: {ONLY: 0.45, "recall": 0.35, "passkey": 0.1, "sums": 0.1})
-    alphabet: int = Field(default=64, gt=1)
-    learning: Learning = Learning(tokens=2_200_000, batch_rows=4, validations=10)
+    weights: dict[str, float] = Field(default_factory=lambda: {ONLY: 0.4, "recall": 0.4, "passkey": 0.1, "sums": 0.1})
+    alphabet: int = Field(default=32, gt=1)
+    learning: Learning = Learning(tokens=1_800_000, batch_rows=2, validations=10)
     rates: tuple[float, ...] = (2e-3, 4e-3)
     seeds: tuple[int, ...] = (0, 1, 2)
-    recall: tuple[int, ...] = (64, 128, 256)
-    passkey: tuple[int, ...] = (256, 512, 1024)
+    recall: tuple[int, ...] = (16, 32, 64)
+    passkey: tuple[int, ...] = (128, 256, 512)
     samples: int = Field(default=20, gt=0)
+    learned: float = Field(default=0.1, gt=0)
     timing: Timing = Timing(prompt=1024, batch=8, context=4096, steps=16, repeats=7)
     context: int = Field(default=8192, gt=0)
 
@@ -137,9 +139,7 @@ def make_cell(recipe: Trials, cell: Cell, rate: float, config: DecoderConfig, te
     batches = text.batches(training.steps, training.batch_rows, cell.seed)
     origin = {"shape": repr(config), "seed": str(cell.seed)}
     with Run(directory / cell.name, "cell", recipe, Silence()) as run:
-        checkpoint = fit(
-            run, "model", text, training, lambda: Decoder(config).initialise(cell.seed), CrossEntropy, origin, batches=batches
-        )
+        checkpoint = fit(run, "model", text, training, lambda: Decoder(config).initialise(cell.seed), CrossEntropy, origin, batches=batches)
         found = quality(run, "model", checkpoint, text, recipe.learning.dtype)
         answers = run.result("answers", {"checkpoint": fingerprint(checkpoint)}, lambda: _answers(recipe, checkpoint, text))
         seconds = sum(step["seconds"] for step in read_lines(run.path("model-training") / "metrics.jsonl"))
