@@ -9,6 +9,7 @@ from amaru.models import Decoder
 from amaru.nn import Batch
 from amaru.serve.generate import generate
 from amaru.serve.request import Event, Settings
+from amaru.serve.rows import Row
 from amaru.serve.sampler import GREEDY, Sampler, Sampling
 
 
@@ -28,7 +29,7 @@ def by_full_forwards(decoder: Decoder, prompt: list[int], settings: Settings) ->
     """The definition: run everything again for every token."""
     ids, sampler = list(prompt), Sampler(settings.sampling)
     while len(ids) < len(prompt) + settings.max_tokens:
-        token = sampler(decoder(Batch.of([torch.tensor(ids)]))[-1])
+        token = sampler(Row.alone(decoder(Batch.of([torch.tensor(ids)]))[-1], settings.sampling.temperature))
         if token in settings.stop:
             break
         ids.append(token)

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from amaru.config import Config
 from amaru.errors import CheckpointError
-
-HEAD = 256  # tokens that are looked at before a whole vocabulary is sorted
+from amaru.serve.rows import Head, Row, tempered
 
 
 class Sampling(Config):
@@ -55,24 +54,17 @@ def penalised(logits: Tensor, sampling: Sampling, prompt: set[int], answer: Mapp
     return logits
 
 
-def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """logits [vocab] -> probabilities and ids of what a token is drawn from, the likeliest first; probabilities add up to one.
-
-    Of a large vocabulary only the head is sorted where that decides everything.
-    """
+def candidates(row: Row, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Probabilities and ids of what a token is drawn from, the likeliest first, on the CPU; probabilities add up to one."""
     if sampling.temperature == 0:
-        best = logits.argmax(-1, keepdim=True)
-        return torch.ones(1, dtype=logits.dtype), best
-    # The largest logit becomes 0, so that a temperature of 1e-30 gives -inf for the others instead of inf - inf;
-    # a smaller one gives the same, and might be 0 in fp32, as might top_p below.
-    p = ((logits - logits.max()) / max(sampling.temperature, 1e-30)).softmax(-1)
-    p, ids = _likeliest(p, sampling)
+        return torch.ones(1, dtype=row.logits.dtype), torch.tensor([row.best])
+    p, ids = _likeliest(row, sampling)
     if sampling.top_k is not None:
         p, ids = p[: sampling.top_k], ids[: sampling.top_k]
         p = p / p.sum()
     if sampling.top_p < 1:  # at 1 the rounding of the sum would cut tokens off
         kept = p.cumsum(-1) - p < sampling.top_p
-        kept[0] = True
+        kept[0] = True  # a top_p may be 0 in fp32
         p, ids = p[kept], ids[kept]
     kept = p >= sampling.min_p * p[0]
     p, ids = p[kept], ids[kept]
@@ -81,45 +73,56 @@ def candidates(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """`probabilities(logits [vocab], sampling)`: [vocab] in at least fp32, what a token is drawn from."""
-    p, ids = candidates(logits, sampling)
-    return torch.zeros_like(logits).scatter_(0, ids, p.to(logits.dtype))
+    p, ids = candidates(Row.alone(logits, sampling.temperature), sampling)
+    return torch.zeros_like(logits).scatter_(0, ids.to(logits.device), p.to(logits))
 
 
 class Sampler:
-    """`Sampler(sampling)(logits) -> token`: one request's choices, reproducible from its seed."""
+    """`Sampler(sampling)(row) -> token`: one request's choices, reproducible from its seed."""
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self._generator = torch.Generator().manual_seed(sampling.seed)
 
-    def __call__(self, logits: Tensor, allowed: Tensor | None = None) -> int:
-        """logits [vocab] in at least fp32, allowed [vocab] bool; the draw is made on the CPU, the same whatever device computed them.
+    def __call__(self, row: Row, allowed: Tensor | None = None) -> int:
+        """A row with the temperature of `sampling`, allowed [vocab] bool; the draw is made on the CPU, whatever device computed the row.
 
         Raises `CheckpointError` for logits that are not finite: no choice among them means anything.
         """
-        if not logits.isfinite().all():
+        if not row.finite:
             raise CheckpointError("The model's logits are not finite: its weights are damaged, or overflow their dtype (try another).")
         if allowed is not None:
             places = allowed.nonzero()[:, 0]
-            return int(places[self._choice(logits[places])])
-        return self._choice(logits)
+            return int(places[self._choice(Row.alone(row.logits[places], self.sampling.temperature))])
+        return self._choice(row)
 
-    def _choice(self, logits: Tensor) -> int:
+    def _choice(self, row: Row) -> int:
         if self.sampling.temperature == 0:
-            return int(logits.argmax())
-        p, ids = candidates(logits.cpu(), self.sampling)
+            return row.best
+        p, ids = candidates(row, self.sampling)
         drawn = torch.rand(1, generator=self._generator, dtype=torch.float64)
         place = torch.searchsorted(p.double().cumsum(-1), drawn, right=True)
         return int(ids[place.clamp(max=len(ids) - 1)])
 
 
-def _likeliest(p: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """p [vocab] sorted, the lower id first among equals; only its head where all others would be cut off anyway."""
-    count = sampling.top_k or HEAD
-    if count < len(p):
-        edge = p.topk(count).values[-1]
-        ids = (p >= edge).nonzero()[:, 0]
-        head, order = p[ids].sort(descending=True, stable=True)
-        if sampling.top_k or (sampling.top_p < 1 and head.cumsum(-1)[-1] >= sampling.top_p) or edge < sampling.min_p * head[0]:
-            return head, ids[order]
-    return p.sort(descending=True, stable=True)
+def _likeliest(row: Row, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """p and ids, falling: the head where all others would be cut off anyway, else whatever `sampling` might keep."""
+    head = row.head
+    if len(head.p) and _decides(head, sampling):
+        return head.p, head.ids
+    p = tempered(row.logits[None].cpu(), torch.tensor([sampling.temperature], dtype=row.logits.dtype))[0]
+    if sampling.top_k is not None:
+        least = float(p.topk(min(sampling.top_k, len(p))).values[-1])
+    else:
+        least = (1 - sampling.top_p) / (2 * len(p))  # all that are less likely add up to less than what top_p leaves out
+    ids = (p >= least).nonzero()[:, 0]
+    p, order = p[ids].sort(descending=True, stable=True)
+    return p, ids[order]
+
+
+def _decides(head: Head, sampling: Sampling) -> bool:
+    if head.edge < 0 or (sampling.top_k is not None and sampling.top_k <= len(head.p)):
+        return True
+    if sampling.top_k is not None:  # its probabilities are shares of those of the k likeliest, which are not all here
+        return False
+    return float(head.p.sum()) >= sampling.top_p < 1 or head.edge < sampling.min_p * float(head.p[0])

@@ -11,6 +11,7 @@ from torch import Tensor
 from amaru.data.tokenizer import Tokenizer
 from amaru.serve.constraint import Constraint
 from amaru.serve.request import Event, Finish, Handle, Settings, Token
+from amaru.serve.rows import Row
 from amaru.serve.sampler import Sampler, penalised
 from amaru.serve.state_pool import Lease
 from amaru.serve.text import StopGate, TextStream
@@ -71,9 +72,9 @@ class Running:
         place = bisect_right(self.boundaries, seen)
         return (self.boundaries[place] if place < len(self.boundaries) else len(self.ids)) - seen
 
-    def choose(self, logits: Tensor) -> Event:
-        """The next token from logits [vocab]: sets `finish` when it ends the request; a stop token is not part of it."""
-        token = self._sampler(self._penalised(logits), self._allowed(logits))
+    def choose(self, row: Row) -> Event:
+        """The next token from a row of logits: sets `finish` when it ends the request; a stop token is not part of it."""
+        token = self._sampler(self._penalised(row), self._allowed(row.logits))
         if token in self.settings.stop or (self._constraint and self._constraint.ends(token)):
             return self.end("stop")
         if self._constraint:
@@ -83,7 +84,7 @@ class Running:
         self.handle.completion_tokens += 1
         text = self._stream.add(token) if self._stream else ""
         shown, stopped = self._gate.add(text, self.handle.completion_tokens >= self.settings.min_tokens)
-        told = Event(tokens=(self._token(token, text, logits),), text=shown)
+        told = Event(tokens=(self._token(token, text, row.logits),), text=shown)
         if stopped:
             self.finish = "stop"
             return replace(told, finish="stop")
@@ -104,9 +105,11 @@ class Running:
         for row, place in zip(logits, range(first + 1, self.handle.prompt_tokens), strict=False):
             self.handle.prompt_logprobs.append(self._token(self.ids[place], "", row))
 
-    def _penalised(self, logits: Tensor) -> Tensor:
+    def _penalised(self, row: Row) -> Row:
         sampling = self.settings.sampling
-        return penalised(logits, sampling, self._prompt, self._answer) if sampling.penalises else logits
+        if not sampling.penalises:
+            return row
+        return Row.alone(penalised(row.logits, sampling, self._prompt, self._answer), sampling.temperature)
 
     def _allowed(self, logits: Tensor) -> Tensor | None:
         """[vocab] bool: what the schema leaves; nothing may end an answer before it has its least length."""

@@ -1,6 +1,7 @@
 """One step: a pass of the model over what everyone who runs brings to it, and what follows from it for each."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from amaru.models.decoder import Decoder
 from amaru.serve.adapted import Passes
 from amaru.serve.forward import Work
 from amaru.serve.prefix import PrefixCache
+from amaru.serve.rows import Row, Rows
 from amaru.serve.sequence import Running
 from amaru.serve.speculation import Speculation
 from amaru.serve.state_pool import Fixed, StatePool
@@ -55,7 +57,8 @@ class Stepper:
         counts["reused_tokens"] += snapshot.tokens
         if snapshot.tokens == len(running.ids):  # the whole prompt is known, and what comes behind it
             assert snapshot.hidden is not None
-            self._teller.choose(running, self._passes.logits(snapshot.hidden[None], adapter)[0])
+            logits = self._passes.logits(snapshot.hidden[None], adapter)
+            self._teller.choose(running, next(iter(Rows(logits, [running.settings.sampling.temperature]))))
 
     def step(self, runnings: Sequence[Running]) -> bool:
         """False when no one had anything to compute."""
@@ -89,11 +92,12 @@ class Stepper:
         read = [1 + len(share.draft) for share in shares]
         adapters = [share.running.settings.adapter for share in shares]
         hidden, logits = self._passes.run(work, read, adapters)
-        rows = hidden.split([len(item.ids) for item in work])
-        for share, hidden, following, fixed in zip(shares, rows, logits.split(read), before, strict=True):
-            self._after(share, hidden, following, fixed)
+        seen = hidden.split([len(item.ids) for item in work])
+        rows = iter(Rows(logits, [share.running.settings.sampling.temperature for share in shares for _ in range(1 + len(share.draft))]))
+        for share, hidden, count, fixed in zip(shares, seen, read, before, strict=True):
+            self._after(share, hidden, [*islice(rows, count)], fixed)
 
-    def _after(self, share: Share, hidden: Tensor, logits: Tensor, before: Fixed) -> None:
+    def _after(self, share: Share, hidden: Tensor, rows: Sequence[Row], before: Fixed) -> None:
         """A sequence's part of a step is done: remember, tell, choose."""
         running, count, draft = share
         assert running.lease is not None
@@ -105,7 +109,7 @@ class Stepper:
             self._remember(running, hidden[-1])
         if running.waiting:
             return
-        accepted = self._choose_along(running, draft, logits)
+        accepted = self._choose_along(running, draft, rows)
         if draft:
             self._settle(share, accepted, before)
         if running.finish and self._prefixes is not None and start + count > running.handle.prompt_tokens:
@@ -125,9 +129,9 @@ class Stepper:
         if self._prefixes is not None:
             self._prefixes.keep(running.ids[: running.computed], running.lease, hidden, running.settings.adapter)
 
-    def _choose_along(self, running: Running, draft: list[int], logits: Tensor) -> int:
+    def _choose_along(self, running: Running, draft: list[int], rows: Sequence[Row]) -> int:
         """Choose from each row of logits as long as the choice is what was guessed; returns how many were."""
-        for accepted, row in enumerate(logits):
+        for accepted, row in enumerate(rows):
             self._teller.choose(running, row)
             if running.finish or running.cancelled or accepted == len(draft) or running.ids[-1] != draft[accepted]:
                 return accepted

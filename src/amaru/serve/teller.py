@@ -3,10 +3,9 @@
 import logging
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from amaru.errors import AmaruError
 from amaru.serve.request import Event
+from amaru.serve.rows import Row
 from amaru.serve.sequence import Running
 from amaru.serve.stats import COUNTERS
 
@@ -14,15 +13,15 @@ log = logging.getLogger(__name__)
 
 
 class Teller:
-    """`teller.choose(running, logits)` adds a token and tells it; `tell` any other event, `fail` an error; `counts` what was told."""
+    """`teller.choose(running, row)` adds a token and tells it; `tell` any other event, `fail` an error; `counts` what was told."""
 
     def __init__(self) -> None:
         self.counts = dict.fromkeys(COUNTERS, 0)
 
-    def choose(self, running: Running, logits: Tensor) -> None:
-        """The next token from logits [vocab]."""
+    def choose(self, running: Running, row: Row) -> None:
+        """The next token from a row of logits."""
         try:
-            event = running.choose(logits)
+            event = running.choose(row)
         except Exception as error:
             self.fail([running], error)
             return

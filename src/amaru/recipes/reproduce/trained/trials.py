@@ -55,7 +55,7 @@ class Trials(Config):
     weights: dict[str, float] = Field(default_factory=lambda: {ONLY: 0.4, "recall": 0.4, "passkey": 0.1, "sums": 0.1})
     alphabet: int = Field(default=32, gt=1)
     learning: Learning = Learning(tokens=1_800_000, batch_rows=2, validations=10)
-    rates: tuple[float, ...] = (2e-3, 4e-3)
+    rates: tuple[float, ...] = (1e-3, 2e-3)
     seeds: tuple[int, ...] = (0, 1, 2)
     recall: tuple[int, ...] = (16, 32, 64)
     passkey: tuple[int, ...] = (128, 256, 512)
