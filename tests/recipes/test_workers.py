@@ -1,10 +1,12 @@
 """Work handed out to processes: answers, and a failure that nobody waits for."""
 
+import threading
 import time
 
 import pytest
 
 from amaru.errors import ConfigError
+from amaru.recipes.reproduce import workers as module
 from amaru.recipes.reproduce.workers import workers
 
 
@@ -33,3 +35,15 @@ def test_a_failure_is_told_while_another_is_waited_for_and_the_others_are_stoppe
         first, _ = hand_out(long), hand_out(refused)
         first()
     assert time.monotonic() - start < 100
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def test_who_was_told_to_stop_begins_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_stopped", threading.Event())
+    assert module._work(doubled, 2) == 4
+    for work in (interrupted, long):
+        with pytest.raises(KeyboardInterrupt):
+            module._work(work)

@@ -1,6 +1,7 @@
 """Work handed out to several processes that share this machine's threads."""
 
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ def workers(jobs: int) -> Iterator[Callable[..., Answer]]:
     handed: list[Future[Any]] = []
 
     def hand_out(work: Callable[..., Any], *arguments: Any) -> Answer:
-        handed.append(pool.submit(work, *arguments))
+        handed.append(pool.submit(_work, work, *arguments))
         return partial(_answer, handed[-1], handed)
 
     try:
@@ -38,6 +39,19 @@ def workers(jobs: int) -> Iterator[Callable[..., Answer]]:
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+_stopped = threading.Event()  # of this process, which then begins nothing that was handed to it before
+
+
+def _work(work: Callable[..., Any], *arguments: Any) -> Any:
+    if _stopped.is_set():
+        raise KeyboardInterrupt
+    try:
+        return work(*arguments)
+    except KeyboardInterrupt:
+        _stopped.set()
+        raise
 
 
 def _answer(wanted: Future[Any], handed: Sequence[Future[Any]]) -> Any:
