@@ -153,9 +153,9 @@ def test_twins_are_judged_seed_by_seed_at_their_best_rates(tmp_path):
     found = verdict(claim, tmp_path)
     assert [each["verdict"] for each in found["claims"]] == ["holds", "undecided", "undecided", "holds"]
     assert "none of them has learned it in so many tokens (hybrid 0.100, transformer 0.100; guessing 0.031)" in found["sentence"]
-    (tmp_path / "cell-hybrid-seed0-lr0.004.json").unlink()
+    (tmp_path / "cell-hybrid-seed0-lr0.002.json").unlink()
     found = claim.judge(tmp_path)
-    assert found["missing"] == ["hybrid-seed0-lr0.004"] and "3.7 M parameters" in found["claims"][0]["setting"]
+    assert found["missing"] == ["hybrid-seed0-lr0.002"] and "3.7 M parameters" in found["claims"][0]["setting"]
 
 
 @pytest.mark.parametrize(("at_8", "expected"), [(3.005, "holds"), (3.2, "does not hold")])

@@ -32,7 +32,7 @@ from amaru.recipes.reproduce.judging import UNFINISHED, Bounds, Found, above, fi
 from amaru.recipes.reproduce.trained.guessing import unlearned
 from amaru.recipes.reproduce.trained.sizes import as_large
 from amaru.recipes.reproduce.trained.tables import described, scores_table
-from amaru.recipes.reproduce.trained.trials import Record, Trial, Trials, loss, read, score
+from amaru.recipes.reproduce.trained.trials import SHORT_WEIGHTS, Record, Trial, Trials, loss, read, score
 
 LLAMA, MAMBA, A, B, C, D, E = "llama", "mamba", "A", "B", "C", "D", "E"
 CHANNELS = 32  # of a query or a key
@@ -44,7 +44,9 @@ class Ladder(Trials):
     loss_within   windows and shared caches may cost so much of the loss, relatively
     """
 
-    learning: Learning = Learning(tokens=1_200_000, batch_rows=4, validations=10)  # at most ten minutes for B on one thread
+    weights: dict[str, float] = Field(default_factory=lambda: {**SHORT_WEIGHTS})
+    learning: Learning = Learning(tokens=700_000, batch_rows=2, validations=10)
+    rates: tuple[float, ...] = (2e-3,)
     blocks: int = Field(default=7, gt=4)
     hidden: int = Field(default=160, gt=0)
     window: int = Field(default=64, gt=0)

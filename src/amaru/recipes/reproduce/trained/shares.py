@@ -21,7 +21,7 @@ from amaru.recipes.reproduce.judging import UNFINISHED, Found, above, finding, j
 from amaru.recipes.reproduce.trained.guessing import unlearned
 from amaru.recipes.reproduce.trained.sizes import as_large
 from amaru.recipes.reproduce.trained.tables import described, scores_table
-from amaru.recipes.reproduce.trained.trials import Trial, Trials, loss, read, score
+from amaru.recipes.reproduce.trained.trials import SHORT_WEIGHTS, Trial, Trials, loss, read, score
 
 ENOUGH = 2  # attention layers of 26: 8 %
 
@@ -34,7 +34,9 @@ class Shares(Trials):
     score_within  and what it recalls so much below the Transformer's, which is half attention
     """
 
-    learning: Learning = Learning(tokens=600_000, batch_rows=4, validations=10)  # ten minutes where all layers are attention
+    weights: dict[str, float] = Field(default_factory=lambda: {**SHORT_WEIGHTS})
+    learning: Learning = Learning(tokens=600_000, batch_rows=2, validations=10)  # ten minutes where all layers are attention
+    rates: tuple[float, ...] = (2e-3,)
     layers: int = Field(default=26, gt=3)
     attention: tuple[int, ...] = (0, 1, ENOUGH, 4, 13, 26)
     hidden: int = Field(default=128, gt=0)

@@ -34,6 +34,7 @@ Record = Mapping[str, Any]
 Records = Mapping["Cell", Record]
 Shapes = Callable[[Any, int], dict[str, DecoderConfig]]
 MEMORY = 2**28  # bytes for caches while a small model answers
+SHORT_WEIGHTS = {ONLY: 0.4, "recall": 0.6}  # where there are fewer tokens, so that recall is learned in them
 LOOKED_AT = 4  # validation rows whose attention is looked at
 
 
