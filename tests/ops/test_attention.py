@@ -13,6 +13,7 @@ from amaru.ops.attention import attention, reference, sdpa
 CASES = {
     "whole documents": (6, 2, 8, 8, [(63, 63), (1, 1), (2, 2)]),
     "prefill, continued and decoding": (4, 4, 8, 8, [(5, 5), (7, 40), (1, 33), (0, 3)]),
+    "many of one length": (4, 2, 8, 8, [(32, 32), (9, 9), (32, 32), (4, 40), (32, 32), (9, 9), (4, 40)]),
     "values of other width": (4, 1, 16, 24, [(33, 33), (9, 20)]),
     "narrow values, longer than a block": (2, 1, 5, 3, [(sdpa.BLOCK + 45, sdpa.BLOCK + 45), (sdpa.BLOCK + 1, sdpa.BLOCK + 90), (1, 300)]),
 }
@@ -111,11 +112,13 @@ def test_continued_queries_equal_the_whole(cuts):
     assert_close([torch.cat(parts)], [whole], FP32)
 
 
-def test_packed_documents_with_a_window_equal_documents_alone():
-    (q, *kv), cu_seqlens = arguments("values of other width")
-    seen = {"window": 6, "sinks": 2}
-    packed = run(attention, cu_seqlens, **seen)(q, *kv).split([33, 9])
-    for each, one, k, v in zip(packed, q.split([33, 9]), kv[:2], kv[2:], strict=True):
+@pytest.mark.parametrize("case", ["values of other width", "many of one length"])
+@pytest.mark.parametrize("seen", [{}, {"window": 6, "sinks": 2}], ids=["whole", "window"])
+def test_packed_documents_equal_documents_alone(case, seen):
+    (q, *kv), cu_seqlens = arguments(case)
+    lengths = [queries for queries, _ in CASES[case][-1]]
+    packed, count = run(attention, cu_seqlens, **seen)(q, *kv).split(lengths), len(lengths)
+    for each, one, k, v in zip(packed, q.split(lengths), kv[:count], kv[count:], strict=True):
         assert torch.equal(each, run(attention, bounds(len(one)), **seen)(one, k, v))
 
 

@@ -1,6 +1,6 @@
 """Attention by torch's fused kernel, which never holds all scores and keeps its softmax in at least float32."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,18 +21,36 @@ def attention(
     window: int | None = None,
     sinks: int = 0,
 ) -> Tensor:
-    parts = zip(q.split(sequence_lengths(cu_seqlens, len(q))), keys, values, strict=True)
-    return torch.cat([_one_sequence(queries, k, v, scale, window, sinks) for queries, k, v in parts])
+    queries = q.split(sequence_lengths(cu_seqlens, len(q)))
+    outputs = [*queries]
+    for places in _alike(queries, keys):
+        q, k, v = (_stacked([some[place] for place in places]) for some in (queries, keys, values))
+        for place, y in zip(places, _of_one_shape(q, k, v, scale, window, sinks), strict=True):
+            outputs[place] = y
+    return torch.cat(outputs)
 
 
-def _one_sequence(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, sinks: int) -> Tensor:
-    """q [n, heads, qk], k and v [m, kv_heads, channels], n <= m, aligned at the end."""
-    n, m = len(q), len(k)
+def _alike(queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Iterable[list[int]]:
+    """Sequences of one length go through the kernel together: packed rows hold many short documents, and a call for each costs more than
+    its arithmetic."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for place, (q, k) in enumerate(zip(queries, keys, strict=True)):
+        found.setdefault((len(q), len(k)), []).append(place)
+    return found.values()
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
+
+
+def _of_one_shape(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, sinks: int) -> Tensor:
+    """q [sequences, n, heads, qk], k and v [sequences, m, kv_heads, channels], n <= m, aligned at the end."""
+    n, m = q.shape[1], k.shape[1]
     if n == 0:
-        return q.new_zeros(0, q.shape[1], v.shape[2])
+        return q.new_zeros(*q.shape[:3], v.shape[3])
     if window is not None and m - 1 - sinks > window:  # the last query does not see the first key behind the sinks
-        blocks = enumerate(q.split(BLOCK))
-        return torch.cat([_windowed(block, k, v, scale, m - n + i * BLOCK, window, sinks) for i, block in blocks])
+        blocks = enumerate(q.split(BLOCK, dim=1))
+        return torch.cat([_windowed(block, k, v, scale, m - n + i * BLOCK, window, sinks) for i, block in blocks], dim=1)
     # torch aligns `is_causal` at the start, so it serves only n == m; a single query sees everything.
     mask = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n) if 1 < n < m else None
     return _fused(q, k, v, scale, mask, is_causal=n == m)
@@ -40,11 +58,11 @@ def _one_sequence(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | N
 
 def _windowed(q: Tensor, k: Tensor, v: Tensor, scale: float, first: int, window: int, sinks: int) -> Tensor:
     """A block of queries, the first one at place `first`, against the sinks and the window before it: no other key is read."""
-    stop = first + len(q)
+    stop = first + q.shape[1]
     begin = min(max(sinks, first - window), stop)
     sinks = min(sinks, begin)
-    k, v = (torch.cat([each[:sinks], each[begin:stop]]) if begin > sinks else each[:stop] for each in (k, v))
-    if len(q) == 1:
+    k, v = (torch.cat([each[:, :sinks], each[:, begin:stop]], dim=1) if begin > sinks else each[:, :stop] for each in (k, v))
+    if q.shape[1] == 1:
         return _fused(q, k, v, scale)
     query = torch.arange(first, stop, device=q.device)[:, None]
     place = torch.cat([torch.arange(sinks, device=q.device), torch.arange(begin, stop, device=q.device)])
@@ -52,17 +70,17 @@ def _windowed(q: Tensor, k: Tensor, v: Tensor, scale: float, first: int, window:
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    width = max(q.shape[2], v.shape[2])
+    width = max(q.shape[3], v.shape[3])
     batched = (_batched(tensor, width) for tensor in (q, k, v))
-    y = scaled_dot_product_attention(*batched, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    return y[0, :, :, : v.shape[2]].transpose(0, 1).to(q.dtype)
+    y = scaled_dot_product_attention(*batched, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=q.shape[2] != k.shape[2])
+    return y[..., : v.shape[3]].transpose(1, 2).to(q.dtype)
 
 
 def _batched(tensor: Tensor, width: int) -> Tensor:
-    """[n, heads, channels] -> [1, heads, n, width], zeros behind: torch writes all scores out where v is not as wide as q and k."""
-    if tensor.shape[2] < width:
-        tensor = pad(tensor, (0, width - tensor.shape[2]))
-    return tensor.transpose(0, 1)[None].to(_computed_in(tensor))
+    """[s, n, heads, channels] -> [s, heads, n, width], zeros behind: torch writes all scores out where v is not as wide as q and k."""
+    if tensor.shape[3] < width:
+        tensor = pad(tensor, (0, width - tensor.shape[3]))
+    return tensor.transpose(1, 2).to(_computed_in(tensor))
 
 
 def _computed_in(tensor: Tensor) -> torch.dtype:
