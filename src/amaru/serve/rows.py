@@ -34,14 +34,9 @@ class Rows:
         return (Row(self, index) for index in range(len(self.logits)))
 
     @cached_property
-    def finite(self) -> list[bool]:
-        """By the sum of each row, one pass at the rate of memory."""
-        return self.logits.sum(-1).isfinite().tolist()
-
-    @cached_property
     def best(self) -> list[int]:
-        """The first of the largest."""
-        return first_largest(self.logits).tolist()
+        """The first of the largest; -1 where not all logits are finite, which their sum tells in one pass at the rate of memory."""
+        return torch.where(self.logits.sum(-1).isfinite(), first_largest(self.logits), -1).tolist()
 
     @cached_property
     def heads(self) -> dict[int, Head]:
@@ -69,7 +64,7 @@ class Row(NamedTuple):
 
     @property
     def finite(self) -> bool:
-        return self.rows.finite[self.index]
+        return self.best >= 0
 
     @property
     def best(self) -> int:
