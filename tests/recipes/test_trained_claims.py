@@ -18,6 +18,7 @@ from amaru.eval.recall import ordinary
 from amaru.models import cost
 from amaru.models.pattern import pattern_of
 from amaru.nn.batch import Batch
+from amaru.recipes.reproduce import judging
 from amaru.recipes.reproduce.claims import CLAIMS, verdict
 from amaru.recipes.reproduce.trained import ladder, shares, twins
 from amaru.recipes.reproduce.trained.attention import FIRST_QUERY, attention_facts, probabilities
@@ -238,3 +239,20 @@ def test_time_to_the_same_accuracy():
     theirs = {"counts": [1, 2, 4], "best": [0.1, 0.3, 0.3], "seconds": 8.0}
     assert times_as_fast({"counts": [1, 2, 4], "best": [0.3, 0.4, 0.5], "seconds": 4.0}, theirs, "best") == 4.0
     assert times_as_fast({"counts": [1, 2, 4], "best": [0.1, 0.2, 0.2], "seconds": 4.0}, theirs, "best") == 0.0
+
+
+def test_nothing_gained_in_any_seed_is_no_gain():
+    assert [judging.positive(bounds) for bounds in ([0.0, 0.0], [0.01, 0.2], [-0.1, 0.1], [-0.2, -0.1], None)] == [
+        *("does not hold", "holds", "undecided", "does not hold", "unfinished")
+    ]
+
+
+def test_what_was_never_right_is_not_reached_sooner(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"kind": "x", "recipe": to_dict(Scaling(samples=4)), "started": "", "amaru": "0"}))
+    for shape, seconds, best in (("hybrid", 2.0, 0.2), ("transformer", 4.0, 0.0)):
+        for seed in (0, 1):
+            found = {"counts": [1, 2, 4], "best": [0.0, 0.1 * seed, best], "majority": [0.1, 0.2, 0.3 + 0.1 * seed], "seconds": seconds}
+            found["best"] = found["best"] if best else [0.0] * 3
+            (tmp_path / f"cell-{shape}-seed{seed}.json").write_text(json.dumps(found))
+    verdicts = [each["verdict"] for each in CLAIMS["inference-scaling"].judge(tmp_path)["claims"]]
+    assert verdicts == ["holds", "undecided", "undecided", "holds"]

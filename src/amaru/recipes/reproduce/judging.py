@@ -20,6 +20,14 @@ def above(bounds: Bounds, aim: float) -> str:
     return HOLDS if low >= aim else NOT if high < aim else UNDECIDED
 
 
+def positive(bounds: Bounds) -> str:
+    """Whether a value is more than nothing; that it is nothing in every seed, as where all score 100 %, does not make it so."""
+    if bounds is None:
+        return UNFINISHED
+    low, high = bounds
+    return HOLDS if low > 0 else NOT if high <= 0 else UNDECIDED
+
+
 def within(bounds: Bounds, aim: float) -> str:
     """Whether a value is at most `aim` away from nothing, on either side."""
     if bounds is None:

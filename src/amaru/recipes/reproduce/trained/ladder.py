@@ -28,7 +28,7 @@ from amaru.nn.mlp import MLP
 from amaru.nn.rope import Rope
 from amaru.recipes.learning import Learning
 from amaru.recipes.reproduce.intervals import interval
-from amaru.recipes.reproduce.judging import UNFINISHED, Bounds, Found, above, finding, judgement, together, told
+from amaru.recipes.reproduce.judging import UNFINISHED, Bounds, Found, above, finding, judgement, positive, together, told
 from amaru.recipes.reproduce.trained.guessing import unlearned
 from amaru.recipes.reproduce.trained.sizes import as_large
 from amaru.recipes.reproduce.trained.tables import described, scores_table
@@ -119,7 +119,7 @@ def _parallel(trial: Trial, recall: str | None) -> Found:
     bounds = {other: interval(values) for other, values in gaps.items()}
     if None in bounds.values():
         return _unfinished(claim)
-    verdict = together(_positive(each) for each in bounds.values())
+    verdict = together(positive(each) for each in bounds.values())
     said = ", ".join(f"{other} {mean(values):+.3f} ({told(bounds[other], '+.3f')})" for other, values in gaps.items())
     points = trial.gaps(B, A, score(recall)) if recall else []
     more = f" Recall {100 * mean(points):+.1f} points beside A." if points else ""
@@ -156,7 +156,7 @@ def _meta(trial: Trial) -> Found:
     if bounds is None:
         return _unfinished(claim)
     sentence = f"Recall {100 * mean(gaps):+.1f} points with them ({told([100 * each for each in bounds], '+.1f')}); the paper: +3.75."
-    return finding(claim, _positive(bounds), sentence, figure=mean(gaps), interval=bounds)
+    return finding(claim, positive(bounds), sentence, figure=mean(gaps), interval=bounds)
 
 
 def _sink(trial: Trial) -> Found:
@@ -168,7 +168,7 @@ def _sink(trial: Trial) -> Found:
     shares = {name: mean(trial.values(name, looked("first")).values()) for name in (D, E)}
     meta = mean(trial.values(E, looked("meta")).values())
     sentence = f"The first token gets {shares[D]:.1%} of the attention without them and {shares[E]:.1%} with them; they get {meta:.1%}."
-    return finding(claim, _positive(bounds), sentence, figure=mean(gaps), interval=bounds)
+    return finding(claim, positive(bounds), sentence, figure=mean(gaps), interval=bounds)
 
 
 def _entropy(trial: Trial) -> Found:
@@ -177,7 +177,7 @@ def _entropy(trial: Trial) -> Found:
     if bounds is None:
         return _unfinished(claim)
     sentence = f"Entropy of attention is {mean(gaps):+.3f} nats higher without them ({told(bounds, '+.3f')})."
-    return finding(claim, _positive(bounds), sentence, figure=mean(gaps), interval=bounds)
+    return finding(claim, positive(bounds), sentence, figure=mean(gaps), interval=bounds)
 
 
 def _looked(trial: Trial, what: str) -> tuple[list[float], Bounds]:
@@ -189,11 +189,6 @@ def _looked(trial: Trial, what: str) -> tuple[list[float], Bounds]:
 def looked(what: str) -> Callable[[Record], float]:
     """The mean over layers of what attention heads look at."""
     return lambda record: mean(layer[what] for layer in record["attention"])
-
-
-def _positive(bounds: Bounds) -> str:
-    """That something is above nothing: by its whole interval, or not by any of it."""
-    return above(bounds, 0.0)
 
 
 def _unfinished(claim: str) -> Found:

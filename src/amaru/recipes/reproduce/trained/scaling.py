@@ -19,7 +19,7 @@ from amaru.models.checkpoint import fingerprint
 from amaru.models.decoder import Decoder
 from amaru.recipes.compare import for_arithmetic
 from amaru.recipes.reproduce.intervals import interval
-from amaru.recipes.reproduce.judging import UNFINISHED, Found, above, finding, judgement, told
+from amaru.recipes.reproduce.judging import UNDECIDED, UNFINISHED, Found, above, finding, judgement, positive, told
 from amaru.recipes.reproduce.trained.mixture import added
 from amaru.recipes.reproduce.trained.trials import Cell, best, checkpoint_of
 from amaru.recipes.reproduce.trained.twins import HYBRID, TRANSFORMER, Twins
@@ -158,7 +158,7 @@ def _gain(found: Mapping[int, Mapping[str, Any]], name: str) -> Found:
     counts = next(iter(found.values()))["counts"]
     points = told([100 * each for each in bounds], "+.1f")
     sentence = f"{MEASURES[name].capitalize()}: {ends[0]:.1%} with one sample, {ends[1]:.1%} with {counts[-1]} ({points} points)."
-    return finding(claim, above(bounds, 0.0), sentence, figure=mean(gains), interval=bounds)
+    return finding(claim, positive(bounds), sentence, figure=mean(gains), interval=bounds)
 
 
 def _cheaper(there: Mapping[str, Mapping[int, Mapping[str, Any]]], name: str) -> Found:
@@ -169,6 +169,8 @@ def _cheaper(there: Mapping[str, Mapping[int, Mapping[str, Any]]], name: str) ->
     bounds = interval(ratios)
     if bounds is None:
         return finding(claim, UNFINISHED, f"{claim}: fewer than two seeds are there.")
+    if not all(max(theirs[name]) for _, theirs in both):
+        return finding(claim, UNDECIDED, f"{claim}: a Transformer was never right, so there is nothing to reach.", interval=bounds)
     paces = [mean(record["seconds"] for record in there[shape].values()) for shape in SHAPES]
     sentence = (
         f"{MEASURES[name].capitalize()}: {mean(ratios):.2f} times as fast to what the Transformer reaches ({told(bounds)}; 0 where it is "
