@@ -212,7 +212,9 @@ def test_whole_twins_are_made_once_and_continued(tmp_path, capsys):
     assert main(words) in (0, 1)
     found = json.loads(capsys.readouterr().out)
     assert found["missing"] == [] and len(found["tables"][0]["rows"]) == 3 and all(row[-1] > 0 for row in found["tables"][0]["rows"])
-    assert "A hybrid&#39;s loss is at most 1%" in (out / "report.html").read_text()
+    assert [each["title"] for each in found["maps"]] == ["Recall by length", "Copy by length"] and len(found["maps"][0]["cells"]) == 6
+    page = (out / "report.html").read_text()
+    assert "A hybrid&#39;s loss is at most 1%" in page and "as accurate as a Transformer of its size" in page
     asked = flags([f"twins={out}", "questions=3", "samples=2", "together=4", "shown=2"])
     assert main(["reproduce", "inference-scaling", "--out", str(tmp_path / "scaling"), "--json", *asked]) in (0, 1)
     scaled = json.loads(capsys.readouterr().out)

@@ -24,10 +24,10 @@ def claim_page(directory: Path) -> Page:
         *(Section(each["title"], [Table(each["headers"], each["rows"])]) for each in found.get("tables", ()) if each["rows"]),
     ]
     return Page(
-        title=str(facts["kind"]).replace("-", " "),
+        title=str(facts["kind"]).replace("-", " ", 1),
         subtitle=f"{directory.name}, {facts['started']}",
         sections=[
-            Section("In short", [Cards([Card("verdict", found["verdict"])]), *missing]),
+            Section("In short", [Prose(found["paper"]), Cards([Card("verdict", found["verdict"])]), *missing]),
             *(Section(each["claim"], _finding(each)) for each in found["claims"]),
             *drawn,
             provenance(facts, read_record(steps) if (steps := directory / "steps.json").exists() else {}),

@@ -126,7 +126,7 @@ CLAIMS = {
 
 def verdict(claim: Claim, directory: Path) -> dict[str, Any]:
     """Judge the records of a run directory, and write what is found beside them, where the report reads it."""
-    found = claim.judge(directory)
+    found = {"paper": claim.sentence, **claim.judge(directory)}
     with atomic_file(directory / "verdict.json") as temporary:
         temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return found

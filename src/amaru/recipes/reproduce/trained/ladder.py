@@ -31,7 +31,7 @@ from amaru.recipes.reproduce.intervals import interval
 from amaru.recipes.reproduce.judging import UNFINISHED, Bounds, Found, above, finding, judgement, positive, together, told
 from amaru.recipes.reproduce.trained.guessing import unlearned
 from amaru.recipes.reproduce.trained.sizes import as_large
-from amaru.recipes.reproduce.trained.tables import described, scores_table
+from amaru.recipes.reproduce.trained.tables import described, scores_maps, scores_table
 from amaru.recipes.reproduce.trained.trials import SHORT_WEIGHTS, Record, Trial, Trials, loss, read, score
 
 LLAMA, MAMBA, A, B, C, D, E = "llama", "mamba", "A", "B", "C", "D", "E"
@@ -109,7 +109,7 @@ def judge(directory: Path) -> Found:
     found = [_parallel(trial, recall), _cheap(trial), _cache(trial), *([_meta(trial)] if recall else []), _sink(trial), _entropy(trial)]
     setting = f"{described(trial)}; its Mamba is Mamba-1 beside attention (B to E) and Mamba-2 elsewhere (A, mamba)"
     found = [each | {"setting": setting} for each in found]
-    return judgement(found, trial.missing, maps=_maps(trial), tables=[scores_table(trial)])
+    return judgement(found, trial.missing, maps=[*scores_maps(trial), *_maps(trial)], tables=[scores_table(trial)])
 
 
 def _parallel(trial: Trial, recall: str | None) -> Found:

@@ -20,7 +20,7 @@ from amaru.recipes.reproduce.intervals import interval
 from amaru.recipes.reproduce.judging import UNFINISHED, Found, above, finding, judgement, told
 from amaru.recipes.reproduce.trained.guessing import unlearned
 from amaru.recipes.reproduce.trained.sizes import as_large
-from amaru.recipes.reproduce.trained.tables import described, scores_table
+from amaru.recipes.reproduce.trained.tables import described, scores_maps, scores_table
 from amaru.recipes.reproduce.trained.trials import SHORT_WEIGHTS, Trial, Trials, loss, read, score
 
 ENOUGH = 2  # attention layers of 26: 8 %
@@ -90,7 +90,7 @@ def judge(directory: Path) -> Found:
     trial = read(Shares, names, directory)
     recipe: Shares = trial.recipe
     found = [_loss(trial, recipe), *(_recall(trial, recipe, task.name) for task in recipe.tasks() if task.name != "copy")]
-    return judgement(found, trial.missing, curves=[_curve(trial, recipe)], tables=[scores_table(trial)])
+    return judgement(found, trial.missing, curves=[_curve(trial, recipe)], maps=scores_maps(trial), tables=[scores_table(trial)])
 
 
 def _loss(trial: Trial, recipe: Shares) -> Found:

@@ -5,6 +5,8 @@ from statistics import mean
 from amaru.recipes.reproduce.judging import Found
 from amaru.recipes.reproduce.trained.trials import Trial, score
 
+CAPTION = "Per cent that were right, means over seeds."
+
 
 def described(trial: Trial) -> str:
     """`Trained here: 3.7 to 3.8 M parameters, 2,500,096 tokens, 3 seeds`"""
@@ -28,7 +30,22 @@ def scores_table(trial: Trial) -> Found:
         if not some:
             continue
         found = [mean(score(task)(record) for record in some) for task in tasks]
-        speed = trial.speeds.get(shape, {})
+        speeds = [round(speed[name]) for name in ("prefill", "decode")] if (speed := trial.speeds.get(shape)) else [None, None]
         facts = (some[0][name] for name in ("rate", "parameters", "bytes"))
-        rows.append([shape, len(some), *facts, mean(record["loss"] for record in some), *found, speed.get("prefill"), speed.get("decode")])
+        rows.append([shape, len(some), *facts, mean(record["loss"] for record in some), *found, *speeds])
     return {"title": "Means over seeds", "headers": headers, "rows": rows}
+
+
+def scores_maps(trial: Trial) -> list[Found]:
+    """For each task a map of its score by length and shape, means over seeds (and depths)."""
+    drawn = []
+    for task in (task.name for task in trial.recipe.tasks()):
+        found: dict[tuple[str, str], list[float]] = {}
+        for shape in dict.fromkeys(cell.shape for cell in trial.records):
+            for cells in trial.values(shape, lambda record, task=task: record["tasks"][task].get("cells", {})).values():
+                for where, score_there in cells.items():
+                    found.setdefault((where.split(" ")[0], shape), []).append(score_there["mean"])
+        if found:
+            cells = [[length, shape, mean(some)] for (length, shape), some in found.items()]
+            drawn.append({"title": f"{task[0].upper()}{task[1:]} by length", "caption": CAPTION, "x": "tokens", "y": "", "cells": cells})
+    return drawn

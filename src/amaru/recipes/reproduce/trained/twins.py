@@ -15,7 +15,7 @@ from amaru.recipes.reproduce.judging import UNFINISHED, Found, above, finding, j
 from amaru.recipes.reproduce.shapes import SMALL
 from amaru.recipes.reproduce.trained.guessing import unlearned
 from amaru.recipes.reproduce.trained.sizes import as_large
-from amaru.recipes.reproduce.trained.tables import described, scores_table
+from amaru.recipes.reproduce.trained.tables import described, scores_maps, scores_table
 from amaru.recipes.reproduce.trained.trials import Record, Trial, Trials, loss, read, score
 from amaru.recipes.shape import Shape
 
@@ -53,7 +53,7 @@ def judge(directory: Path) -> Found:
         claim = f"It is at most {100 * recipe.score_within:.0f} points below it in {task.name}"
         beside = _beside(trial, claim, task.name, score(task.name), recipe.score_within, relative=False)
         found.append(unlearned(trial, claim, task.name, (HYBRID, TRANSFORMER)) or beside)
-    return judgement(found, trial.missing, tables=[scores_table(trial)])
+    return judgement(found, trial.missing, maps=scores_maps(trial), tables=[scores_table(trial)])
 
 
 def _beside(trial: Trial, claim: str, what: str, key: Callable[[Record], float], aim: float, relative: bool) -> Found:
