@@ -74,6 +74,8 @@ def test_rows_hold_whole_documents_with_all_that_is_to_be_recalled():
                 assert all(int(a) + int(b) == int(c) for line in text.strip().split("\n") for a, _, b, _, c in [line.split()])
             if name == "recall":
                 assert a_dictionary(ids, words) or any(ids[: len(ids) - n] == ids[n:] for n in range(2, 1 + length // 2))
+    short = made_rows("recall", words._replace(longest=64), 4, 512, {"made": "x"})
+    assert {*np.diff([*short.starts, 2048]).tolist()} == {32, 64}
     with pytest.raises(ConfigError, match="make rows longer"):
         made_rows("passkey", words, 1, 32, {"made": "x"})
 

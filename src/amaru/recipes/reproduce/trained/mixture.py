@@ -31,10 +31,11 @@ Made = Callable[["Words", Random, int], Sequence[int]]
 
 
 class Words(NamedTuple):
-    """A tokenizer, and the ids that pairs and copies are made of."""
+    """A tokenizer, the ids that pairs and copies are made of, and the most tokens of such a document (a row, unless said)."""
 
     tokenizer: Tokenizer
     ids: Sequence[int]
+    longest: int | None = None
 
 
 def recalled(words: Words, draw: Random, length: int) -> Sequence[int]:
@@ -83,10 +84,10 @@ def added(draw: Random) -> str:
 SOURCES: dict[str, Made] = {"recall": recalled, "passkey": passkey, "sums": sums}
 
 
-def mixture(text: TextRecipe, weights: dict[str, float], tokens: int, alphabet: int, run: Run) -> Text:
+def mixture(text: TextRecipe, weights: dict[str, float], tokens: int, alphabet: int, longest: int | None, run: Run) -> Text:
     """Natural text and so much of what is made here that no row is seen twice in `tokens` tokens."""
     natural = prepare(text, run)
-    words = Words(natural.tokenizer, ordinary(natural.tokenizer)[:alphabet])
+    words = Words(natural.tokenizer, ordinary(natural.tokenizer)[:alphabet], longest)
     sources = {ONLY: natural.training}
     for name in sorted(weights.keys() - {ONLY}):
         count = 1 + int(tokens * weights[name] / sum(weights.values())) // text.row_length
@@ -95,7 +96,7 @@ def mixture(text: TextRecipe, weights: dict[str, float], tokens: int, alphabet: 
 
 
 def _rows(name: str, words: Words, count: int, length: int, run: Run) -> PackedRows:
-    said = repr((name, count, length, len(words.ids)))
+    said = repr((name, count, length, len(words.ids), *([words.longest] if words.longest else [])))
     origin = {"made": fingerprint_bytes(VERSION, said), "tokenizer": words.tokenizer.fingerprint}
 
     def make(path: Path) -> None:
@@ -116,7 +117,9 @@ def _row(name: str, words: Words, number: int, length: int) -> Iterator[np.ndarr
     """Documents that fill a row to its last token; what they leave is the token that ends texts."""
     draw, left = Random(f"{name} {number}"), length
     shortest = min(length, SHORTEST.get(name, length))
-    lengths = [length >> halved for halved in range(length) if length >> halved >= shortest and length % (1 << halved) == 0]
+    most = words.longest if words.longest and name == "recall" else length
+    halvings = (length >> halved for halved in range(length) if length % (1 << halved) == 0)
+    lengths = [each for each in halvings if shortest <= each <= max(most, shortest)]
     while left:
         part = draw.choice([each for each in lengths if each <= left])
         ids = list(SOURCES[name](words, draw, part - 1))

@@ -43,6 +43,7 @@ class Trials(Config):
 
     weights          shares of tokens: text, and what is made here: recall (pairs and copies), passkey, sums
     alphabet         how many different tokens pairs and copies are made of
+    longest          tokens of a document of them; a row unless said, and what is shorter is learned sooner
     rates            peak learning rates: each shape tries all with the first seed, and has the best with the others
     seeds            of first weights and batches; all shapes share them
     recall, passkey  lengths that are asked for afterwards, in tokens; what is beyond a row was never seen in training
@@ -55,6 +56,7 @@ class Trials(Config):
     text: TextRecipe = TextRecipe(data=(PYTHON,), vocab=2048, row_length=256, limit_megabytes=8.0)
     weights: dict[str, float] = Field(default_factory=lambda: {ONLY: 0.4, "recall": 0.4, "passkey": 0.1, "sums": 0.1})
     alphabet: int = Field(default=32, gt=1)
+    longest: int | None = Field(default=None, gt=0)
     learning: Learning = Learning(tokens=1_800_000, batch_rows=2, validations=10)
     rates: tuple[float, ...] = (1e-3, 2e-3)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -106,7 +108,7 @@ def cells(recipe: Trials, names: Sequence[str]) -> Iterator[Cell]:
 
 def make(shapes: Shapes, recipe: Trials, run: Run, jobs: int = 1) -> None:
     """Train and question every cell that has no record yet, `jobs` at a time; then take speeds, with nothing beside them."""
-    text = mixture(recipe.text, recipe.weights, recipe.learning.tokens, recipe.alphabet, run)
+    text = mixture(recipe.text, recipe.weights, recipe.learning.tokens, recipe.alphabet, recipe.longest, run)
     configs = shapes(recipe, text.tokenizer.vocab_size)
     wanted = list(cells(recipe, [*configs]))
     with workers(jobs) as hand_out:
