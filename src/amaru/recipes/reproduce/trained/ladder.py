@@ -48,7 +48,7 @@ class Ladder(Trials):
     alphabet: int = Field(default=16, gt=1)
     longest: int | None = Field(default=64, gt=0)
     recall: tuple[int, ...] = (16, 32)
-    learning: Learning = Learning(tokens=700_000, batch_rows=2, validations=10)
+    learning: Learning = Learning(tokens=1_200_000, batch_rows=2, validations=10)
     rates: tuple[float, ...] = (2e-3,)
     blocks: int = Field(default=7, gt=4)
     hidden: int = Field(default=160, gt=0)

@@ -38,7 +38,7 @@ class Shares(Trials):
     alphabet: int = Field(default=16, gt=1)
     longest: int | None = Field(default=64, gt=0)
     recall: tuple[int, ...] = (16, 32)
-    learning: Learning = Learning(tokens=600_000, batch_rows=2, validations=10)  # ten minutes where all layers are attention
+    learning: Learning = Learning(tokens=1_000_000, batch_rows=2, validations=10)  # ten minutes where all layers are attention
     rates: tuple[float, ...] = (2e-3,)
     layers: int = Field(default=26, gt=3)
     attention: tuple[int, ...] = (0, 1, ENOUGH, 4, 13, 26)
