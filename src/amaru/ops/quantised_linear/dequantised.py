@@ -9,24 +9,26 @@ from amaru.ops.quantised_linear.codes import KINDS, ZERO, group_of, unpack
 
 
 def quantised_linear(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
-    if codes.dtype is torch.uint8 or _is_native(codes, x.dtype):
-        return linear(x, dequantise(codes, scales, x.shape[-1], x.dtype), bias)
-    y = linear(x, codes.to(x.dtype)).mul_(scales)  # codes of 8 bits are exact in bf16; a scale is that of a whole row, so y can have it
+    if codes.is_cuda and codes.dtype is not torch.uint8:
+        return scaled_after(x, codes, scales, bias)
+    return linear(x, dequantise(codes, scales, x.shape[-1], x.dtype), bias)
+
+
+def scaled_after(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Codes of 8 bits are exact in bfloat16 and a scale is that of a whole row, so the product can have it: of a weight 3 bytes are read and
+    written before the product instead of 11."""
+    y = linear(x, codes.to(x.dtype)).mul_(scales)
     return y if bias is None else y.add_(bias)
 
 
 def dequantise(codes: Tensor, scales: Tensor, cols: int, dtype: torch.dtype) -> Tensor:
     """[rows, cols] in `dtype`, each rounded once."""
-    if not _is_native(codes, dtype):
+    if dtype is not torch.bfloat16 or not codes.is_cpu or lacks() is not None:
         return _by_torch(codes, scales, cols).to(dtype)
     y = torch.empty(len(codes), cols, dtype=dtype)
     sizes = KINDS[codes.dtype], group_of(codes, scales), len(codes), cols
     kernel("dequantise", "iiiipppi")(*sizes, codes.data_ptr(), scales.data_ptr(), y.data_ptr(), torch.get_num_threads())
     return y
-
-
-def _is_native(codes: Tensor, dtype: torch.dtype) -> bool:
-    return dtype is torch.bfloat16 and codes.is_cpu and lacks() is None
 
 
 def _by_torch(codes: Tensor, scales: Tensor, cols: int) -> Tensor:
