@@ -15,8 +15,8 @@ def quantised_linear(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | No
 
 
 def scaled_after(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Codes of 8 bits are exact in bfloat16 and a scale is that of a whole row, so the product can have it: of a weight 3 bytes are read and
-    written before the product instead of 11."""
+    """Codes of 8 bits are exact in bfloat16, and a scale is that of a whole row, so the product can have it: before it 3 bytes of a weight
+    are read and written instead of 11."""
     y = linear(x, codes.to(x.dtype)).mul_(scales)
     return y if bias is None else y.add_(bias)
 
