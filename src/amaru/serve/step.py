@@ -58,7 +58,7 @@ class Stepper:
         if snapshot.tokens == len(running.ids):  # the whole prompt is known, and what comes behind it
             assert snapshot.hidden is not None
             logits = self._passes.logits(snapshot.hidden[None], adapter)
-            self._teller.choose(running, next(iter(Rows(logits, [running.settings.sampling.temperature]))))
+            self._teller.choose(running, Row.alone(logits[0], running.settings.sampling.temperature))
 
     def step(self, runnings: Sequence[Running]) -> bool:
         """False when no one had anything to compute."""
