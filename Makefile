@@ -24,7 +24,6 @@ soak: .venv/dev-is-installed
 
 lint: .venv/dev-is-installed
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check src tests benchmarks website
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 

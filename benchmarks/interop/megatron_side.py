@@ -165,7 +165,9 @@ def hybrid(a: argparse.Namespace) -> nn.Module:
     mamba_block.TENorm = WrappedTorchNorm
     moe_utils.te_general_gemm = None  # which 0.16.1 forgets to say where Transformer Engine is missing
     mixer = ModuleSpec(module=MambaMixer, submodules=MambaMixerSubmodules(in_proj=ColumnParallelLinear, out_proj=RowParallelLinear))
-    attention = SelfAttentionSubmodules(linear_qkv=ColumnParallelLinear, core_attention=DotProductAttention, linear_proj=RowParallelLinear)
+    attention = SelfAttentionSubmodules(
+        linear_qkv=ColumnParallelLinear, core_attention=DotProductAttention, linear_proj=RowParallelLinear
+    )
     stack = MambaStackSubmodules(
         mamba_layer=ModuleSpec(
             module=MambaLayer,

@@ -86,7 +86,9 @@ def test_what_is_not_there_is_a_sentence(words: list[str], told: str, capsys: py
 
 
 @pytest.mark.parametrize("model", presets())
-def test_every_preset_is_readable_in_80_columns(model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_preset_is_readable_in_80_columns(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     facts = shown(model, capsys)
     assert main(["show", model]) == 0
@@ -155,7 +157,9 @@ def test_widths_that_differ_from_layer_to_layer_are_drawn(
     assert any("54 shapes; ffn 128 to 7552" in line for line in lines)
 
 
-def test_one_axis_of_two_kinds_is_told_apart_and_sharing_skips_plain_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_axis_of_two_kinds_is_told_apart_and_sharing_skips_plain_attention(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     hybrid = HybridHead(query_heads=4, kv_heads=2, qk_channels=4, v_channels=3, state=5, rank=2)
     mamba, attention = Mamba2(heads=4, channels=3, groups=2, state=5), Attention(query_heads=2, kv_heads=1, channels=4)
     stack = (hybrid, mamba, attention, replace(hybrid, shares_kv=True, state=7), replace(mamba, state=6))

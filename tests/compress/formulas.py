@@ -157,7 +157,9 @@ def mamba1(x, w, config: HybridHead, selected, inner, eps):
     rank, state = flags(selected.get("rank"), config.rank), flags(selected.get("state"), config.state)
     x = convolved(x, w["conv1d.weight"], w["conv1d.bias"]) * inner
     dt, B, C = np.split(x @ w["x_proj.weight"].T, [config.rank, config.rank + config.state], axis=1)
-    dt, B, C = (rms(each, w[f"{name}_norm.weight"], kept, eps) for each, name, kept in ((dt, "dt", rank), (B, "B", state), (C, "C", state)))
+    dt, B, C = (
+        rms(each, w[f"{name}_norm.weight"], kept, eps) for each, name, kept in ((dt, "dt", rank), (B, "B", state), (C, "C", state))
+    )
     step, memory, y = softplus(dt @ w["dt_proj.weight"].T + w["dt_bias"]), np.zeros((config.inner, config.state)), np.zeros_like(x)
     for t in range(len(x)):
         memory = np.exp(-step[t][:, None] * np.exp(w["A_log"])) * memory + np.outer(step[t] * x[t], B[t])

@@ -66,7 +66,9 @@ def test_ids_are_those_of_transformers(tokenizer: Tokenizer, theirs: PreTrainedT
     template = Template(TEMPLATES[name], tokenizer)
     for messages, begin in ((chat, False), (chat[:-1], True)):
         ours = template.ids(template.render(messages, begin=begin))
-        assert ours == theirs.apply_chat_template(messages, chat_template=TEMPLATES[name], add_generation_prompt=begin, return_dict=False)
+        assert ours == theirs.apply_chat_template(
+            messages, chat_template=TEMPLATES[name], add_generation_prompt=begin, return_dict=False
+        )
     assert template.learned(chat).ids.tolist() == template.ids(template.render(chat, begin=False))
 
 

@@ -35,9 +35,7 @@ def test_docstrings_keep_what_was_laid_out_and_lose_no_character() -> None:
 def test_a_site_is_refused_for_dead_links_and_for_what_lies_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "look").mkdir()
     (tmp_path / "look" / "style.css").write_text("body { background: url('//fonts.example/x.woff') }")
-    (tmp_path / "a.html").write_text(
-        '<p id="here">x</p><a href="b.html#there">b</a><a href="#here">a</a><a href="https://example.org">out</a>'
-    )
+    (tmp_path / "a.html").write_text('<p id="here">x</p><a href="b.html#there">b</a><a href="#here">a</a><a href="https://example.org">out</a>')
     loads = '<link href="look/style.css"><img src="no.svg"><script src="//cdn/x.js"></script>'
     (tmp_path / "b.html").write_text(f'<p id="there">x</p><a href="a.html#gone">a</a>{loads}')
     assert list(faults(tmp_path)) == [

@@ -95,7 +95,9 @@ def test_far_places_turn_as_in_transformers(rope: Rope) -> None:
     if rope.scaling:
         parameters |= {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
         parameters |= {"original_max_position_embeddings": 8192}
-    config = transformers.LlamaConfig(hidden_size=256, num_attention_heads=2, rope_parameters=parameters, max_position_embeddings=131072)
+    config = transformers.LlamaConfig(
+        hidden_size=256, num_attention_heads=2, rope_parameters=parameters, max_position_embeddings=131072
+    )
     theirs = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
     assert torch.equal(rope.frequencies(128), theirs.inv_freq)
     positions = torch.tensor([0, 1, 999, 8191, 65537, 131071])

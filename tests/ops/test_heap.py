@@ -44,5 +44,7 @@ def test_what_is_kept_can_be_given_back():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_a_large_tensor_lies_where_the_last_one_lay():
     small = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}  # a huge page is one fault
-    faults = {way: int(subprocess.check_output([sys.executable, "-c", PAGES, way], text=True, env=small)) for way in ("keep", "give back")}
+    faults = {
+        way: int(subprocess.check_output([sys.executable, "-c", PAGES, way], text=True, env=small)) for way in ("keep", "give back")
+    }
     assert faults["keep"] < 100 < 10_000 < faults["give back"]

@@ -95,7 +95,7 @@ def test_every_limit_at_once_with_measured_times(parent: Path, tmp_path: Path, c
     assert winner.prefill == pytest.approx(prediction["prefill"]["predicted"]) and winner.batch in (1, 2) and winner.throughput
     page = (run / "report.html").read_text()
     assert "milliseconds of a step" in page and "milliseconds for the prompt" in page and "MFLOP" not in page
-    assert f'<td class="number">{prediction["decode"]["off"]:+.0%}</td>' in page
+    assert f"<td class=\"number\">{prediction['decode']['off']:+.0%}</td>" in page
     stamp = file.stat().st_mtime_ns
     assert main(command) == 0 and file.stat().st_mtime_ns == stamp, "nothing is measured again"
 

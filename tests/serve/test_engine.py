@@ -71,7 +71,7 @@ def alone(decoder: Decoder, prompt: list[int], settings: Settings) -> list[int]:
 
 def everything_is_given_back(engine: Engine) -> bool:
     if engine._prefixes is not None:
-        engine._prefixes.free_pages(dict.fromkeys(engine._pool.pages, 2**60))
+        engine._prefixes.free_pages(dict.fromkeys(engine._pool.pages, 2 ** 60))
     stats = engine.stats()
     return (stats.free_slots, stats.free_pages, stats.running, stats.waiting) == (stats.slots, stats.pages, 0, 0)
 
@@ -152,7 +152,9 @@ def test_a_full_queue_says_so_and_when_to_come_again(decoder: Decoder) -> None:
 
 def test_a_cancelled_request_ends_and_gives_back(decoder: Decoder, prompts: list[list[int]]) -> None:
     engine, told = Engine(decoder, config=CONFIG), [Collected() for _ in prompts]
-    handles = [engine.submit(prompt, Settings(max_tokens=50, sampling=GREEDY), each) for prompt, each in zip(prompts, told, strict=True)]
+    handles = [
+        engine.submit(prompt, Settings(max_tokens=50, sampling=GREEDY), each) for prompt, each in zip(prompts, told, strict=True)
+    ]
     for _ in range(4):
         engine.step()
     handles[0].cancel()  # runs

@@ -1,7 +1,7 @@
 """Adapters as `peft` keeps them: `adapter_config.json` and `adapter_model.safetensors`, in the names of transformers' models.
 
-write(decoder, "out")                  # stock `PeftModel.from_pretrained(model, "out")` computes what the decoder does
-read(decoder, "someones-adapter")      # made by peft on transformers' Nemotron-H, Llama or Nemotron
+    write(decoder, "out")                  # stock `PeftModel.from_pretrained(model, "out")` computes what the decoder does
+    read(decoder, "someones-adapter")      # made by peft on transformers' Nemotron-H, Llama or Nemotron
 """
 
 import json
@@ -30,13 +30,7 @@ PREFIX = "base_model.model."
 LEAVES = {"lora_A.weight": "A", "lora_B.weight": "B", "lora_magnitude_vector": "magnitude"}
 # What changes the function and is not read; each must be absent or empty.
 REFUSED = (
-    "fan_in_fan_out",
-    "modules_to_save",
-    "lora_bias",
-    "trainable_token_indices",
-    "target_parameters",
-    "use_qalora",
-    "layer_replication",
+    "fan_in_fan_out", "modules_to_save", "lora_bias", "trainable_token_indices", "target_parameters", "use_qalora", "layer_replication",
 )
 
 

@@ -180,7 +180,9 @@ def weighted(some: Iterable[Comparison], weights: Mapping[str, float]) -> Iterat
     for each in some:
         have = [{"score": answer.reward} if answer.reward is not None else {} for answer in each.answers]
         known = [scores | dict(answer.attributes) for scores, answer in zip(have, each.answers, strict=True)]
-        yield each.rewarded([sum(w * one[name] for name, w in weights.items()) if weights.keys() <= one.keys() else None for one in known])
+        yield each.rewarded(
+            [sum(w * one[name] for name, w in weights.items()) if weights.keys() <= one.keys() else None for one in known]
+        )
 
 
 def scored(some: Sequence[Comparison], scorer: Scorer) -> list[Comparison]:

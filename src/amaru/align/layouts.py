@@ -1,13 +1,13 @@
 """The layouts in which people publish answers that were compared or rated, each as one `Comparison`.
 
-amaru          messages (or prompt), responses: content, score, attributes, model; best_first
-pair           prompt, chosen, rejected: texts or messages, the prompt within or beside them; TRL, UltraFeedback binarized, ShareGPT
-responses      prompt, chosen_response, rejected_response, chosen_reward, rejected_reward: `amaru synth export`, NeMo-Aligner
-UltraFeedback  instruction, completions: response, model, annotations, fine-grained_score
-preference     prompt, response_1, response_2, preference_strength: HelpSteer2
-ratings        prompt, response and the five attributes: HelpSteer2, where all rows of one prompt make a comparison
-rated          messages that end with an answer, and its attributes by name; joined as those
-LLMBar         input, output_1, output_2, label
+    amaru          messages (or prompt), responses: content, score, attributes, model; best_first
+    pair           prompt, chosen, rejected: texts or messages, the prompt within or beside them; TRL, UltraFeedback binarized, ShareGPT
+    responses      prompt, chosen_response, rejected_response, chosen_reward, rejected_reward: `amaru synth export`, NeMo-Aligner
+    UltraFeedback  instruction, completions: response, model, annotations, fine-grained_score
+    preference     prompt, response_1, response_2, preference_strength: HelpSteer2
+    ratings        prompt, response and the five attributes: HelpSteer2, where all rows of one prompt make a comparison
+    rated          messages that end with an answer, and its attributes by name; joined as those
+    LLMBar         input, output_1, output_2, label
 """
 
 import math

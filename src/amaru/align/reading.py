@@ -16,7 +16,9 @@ from amaru.errors import DataError
 ARRAYS = (".json",)  # one array of objects
 
 
-def read(patterns: Sequence[str], *, reward: Mapping[str, float] | None = None, least: int = 2, by_rewards: bool = False) -> Comparisons:
+def read(
+    patterns: Sequence[str], *, reward: Mapping[str, float] | None = None, least: int = 2, by_rewards: bool = False
+) -> Comparisons:
     """`read(["pairs.jsonl", "help*.parquet"], reward={"helpfulness": 0.65, "verbosity": -0.4})`: what the rows of some files compare.
 
     reward      which attributes are summed with which weights to the reward; None: the scores that the rows have

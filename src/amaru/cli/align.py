@@ -52,7 +52,9 @@ def _print(result: Mapping[str, Any], console: Console) -> None:
             table.add_column(name, justify="right")
         for name, row in result["rows"].items():
             interval = f"{percent(row['low'])} to {percent(row['high'])}"
-            table.add_row(name, percent(row["strict"]), interval, percent(row["loose"]), percent(row["checks"]), f"{row['tokens']:.0f}")
+            table.add_row(
+                name, percent(row["strict"]), interval, percent(row["loose"]), percent(row["checks"]), f"{row['tokens']:.0f}"
+            )
         console.print(table)
         console.print()
     for name in ("checkpoint", "report"):

@@ -1,8 +1,8 @@
 """Conversations from JSON lines and parquet, in the three shapes that people publish, as one: messages of role and content.
 
-{"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}], "tools": [...]}
-{"prompt": "2 + 2?", "completion": "4"}                      texts, or lists of messages
-{"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}], "system": "Be brief."}
+    {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}], "tools": [...]}
+    {"prompt": "2 + 2?", "completion": "4"}                      texts, or lists of messages
+    {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}], "system": "Be brief."}
 """
 
 import json

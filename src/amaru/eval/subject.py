@@ -1,7 +1,7 @@
 """The model under test, as tasks see it: texts in, likelihoods and answers out.
 
-subject = Subject(load("student"), Tokenizer.load("student"), fingerprint("student"))
-for index, text in subject.answers([Request("Question: 2 + 2?\\nAnswer:", max_tokens=8, stop=("\\n",))]): ...
+    subject = Subject(load("student"), Tokenizer.load("student"), fingerprint("student"))
+    for index, text in subject.answers([Request("Question: 2 + 2?\\nAnswer:", max_tokens=8, stop=("\\n",))]): ...
 """
 
 from collections.abc import Iterator, Sequence
@@ -91,7 +91,9 @@ class Subject:
             done.clear()
 
     def _engine(self, count: int, longest: int) -> Engine:
-        sizes = EngineConfig(memory=self.memory, max_tokens=longest, max_running=RUNNING, max_waiting=count, prefix_bytes=self.memory // 4)
+        sizes = EngineConfig(
+            memory=self.memory, max_tokens=longest, max_running=RUNNING, max_waiting=count, prefix_bytes=self.memory // 4
+        )
         return Engine(self.decoder, self.tokenizer, sizes)
 
     def _settings(self, request: Request) -> Settings:

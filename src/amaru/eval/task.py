@@ -1,7 +1,7 @@
 """What a task is, and how one is run: its items are put to a subject, judged, and kept; what is kept is not asked again.
 
-result = measure(open_task("arc_easy.jsonl"), subject, Store("evaluations.sqlite"))
-result.estimates["accuracy"].low
+    result = measure(open_task("arc_easy.jsonl"), subject, Store("evaluations.sqlite"))
+    result.estimates["accuracy"].low
 """
 
 import math

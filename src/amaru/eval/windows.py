@@ -1,6 +1,6 @@
 """Strided windows: every token of a document is predicted once, behind at least so much context as its document allows.
 
-evaluate(decoder, windows(rows, length=1024, stride=256))     # at least 768 tokens of context, where there are so many
+    evaluate(decoder, windows(rows, length=1024, stride=256))     # at least 768 tokens of context, where there are so many
 """
 
 from collections.abc import Iterator

@@ -134,7 +134,9 @@ class Checkpoint:
     def _check(self, name: str, part: Part) -> None:
         entry = self._shards.entries[name]
         if entry.shape != part.shape:
-            raise CheckpointError(f"{self.path}: tensor {name} has shape {list(entry.shape)}, but config.json asks for {list(part.shape)}.")
+            raise CheckpointError(
+                f"{self.path}: tensor {name} has shape {list(entry.shape)}, but config.json asks for {list(part.shape)}."
+            )
         if part.dtype and entry.dtype != part.dtype:
             raise CheckpointError(f"{self.path}: tensor {name} is stored as {entry.dtype}, but config.json asks for {part.dtype}.")
         if not part.dtype and entry.dtype not in READABLE:

@@ -178,7 +178,9 @@ class HybridHeadMixer(Mixer):
         self.ssm_norm = RMSNorm(config.inner, norm_eps)
         self.out_proj = Linear(hidden, config.inner)
 
-    def forward(self, u: Tensor, batch: Batch, state: dict[str, Tensor] | None = None, kv: KV | None = None) -> tuple[Tensor, KV | None]:
+    def forward(
+        self, u: Tensor, batch: Batch, state: dict[str, Tensor] | None = None, kv: KV | None = None
+    ) -> tuple[Tensor, KV | None]:
         """Also returns the keys and values that were read, for a later layer that shares them."""
         widths = [where.stop - where.start for where in self.rows.values()]
         rows = dict(zip(self.rows, self.in_proj(u).split(widths, dim=1), strict=True))  # slices would add a gradient each

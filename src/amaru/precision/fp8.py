@@ -77,9 +77,9 @@ def coverage(decoder: Decoder, recipe: Fp8Recipe) -> list[Projection]:
 def describe(rows: Sequence[Projection]) -> str:
     """What runs how and why, and the share of FLOPs, a line each.
 
-    FP8 in 6 of 9 linear layers, 61% of a token's FLOPs (attention's scores aside)
-        fp8: layers.1.mixer up_proj down_proj, layers.2.mixer in_proj out_proj, ...
-        bf16, the head: head
+        FP8 in 6 of 9 linear layers, 61% of a token's FLOPs (attention's scores aside)
+            fp8: layers.1.mixer up_proj down_proj, layers.2.mixer in_proj out_proj, ...
+            bf16, the head: head
     """
     fp8 = [row for row in rows if row.fp8]
     share = sum(row.share for row in fp8)

@@ -190,7 +190,7 @@ def budget_of(recipe: CompressRecipe, config: DecoderConfig, times: Times | None
 
 
 def _seconds(text: str | None, own: float) -> float | None:
-    """ "60%" of the parent's own, or a time."""
+    """"60%" of the parent's own, or a time."""
     if text is None:
         return None
     share = parse_share(text, 10**6)
@@ -198,7 +198,7 @@ def _seconds(text: str | None, own: float) -> float | None:
 
 
 def _rate(text: str, own: float) -> float:
-    """ "1.2x" the parent's own at the workload's batch (it may not fit the memory), or tokens per second."""
+    """"1.2x" the parent's own at the workload's batch (it may not fit the memory), or tokens per second."""
     if not text.strip().lower().endswith("x"):
         return float(parse_count(text))
     try:

@@ -53,7 +53,9 @@ def distil_student(
     lesson = Lesson(teaching or Teaching(), run, teacher, start, training, text)
     student, watch = training_in(lesson.teaching.fp8, lesson.start, run, name, training.steps)
     title = f"distilled {name}"
-    return fit(run, name, text, training, student, lesson.objective, lesson.made_from, title=title, batches=lesson.batches, watch=watch)
+    return fit(
+        run, name, text, training, student, lesson.objective, lesson.made_from, title=title, batches=lesson.batches, watch=watch
+    )
 
 
 def _quantised(recipe: DistillRecipe, run: Run, finished: Path) -> Path:

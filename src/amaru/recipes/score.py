@@ -96,7 +96,9 @@ class _Scoring:
         made_from = widths.made_from | {"layers": repr(ask)}
         return self._keep(FILE, made_from, lambda made_from, halfway: self._layers(widths, made_from, halfway), "layers")
 
-    def _keep(self, name: str, made_from: dict[str, str], make: Callable[[dict[str, str], Halfway], Scores], title: str) -> Scores:
+    def _keep(
+        self, name: str, made_from: dict[str, str], make: Callable[[dict[str, str], Halfway], Scores], title: str
+    ) -> Scores:
         """A file of scores, made in pieces that survive a kill."""
         halfway = Halfway(self.run.path(f".{name}.halfway"), made_from)
         found = self.run.keep(

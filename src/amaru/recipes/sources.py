@@ -1,15 +1,15 @@
 """What a recipe's text may be, source by source: files of text, a prepared directory, or .npy files of tokens; and how they are mixed.
 
-text:
-  blend:
-    sources:
-      web: {data: ["web/*.jsonl"]}
-      code: {data: [prepared-code/]}
-    phases:
-      - {until: 60%, weights: {web: 0.8, code: 0.2}}
-      - {until: 80%, weights: {web: 0.6, code: 0.4}}
-      - {weights: {web: 0.6, code: 0.4}, row_length: 2048}
-      - {last: 380B, weights: {web: 0.3, code: 0.7}, row_length: 2048}
+    text:
+      blend:
+        sources:
+          web: {data: ["web/*.jsonl"]}
+          code: {data: [prepared-code/]}
+        phases:
+          - {until: 60%, weights: {web: 0.8, code: 0.2}}
+          - {until: 80%, weights: {web: 0.6, code: 0.4}}
+          - {weights: {web: 0.6, code: 0.4}, row_length: 2048}
+          - {last: 380B, weights: {web: 0.3, code: 0.7}, row_length: 2048}
 """
 
 import re

@@ -9,9 +9,9 @@ BARS = "▁▂▃▄▅▆▇█"
 def draw(pattern: str, rows: Mapping[str, str], width: int = 80) -> Iterator[tuple[str, bool]]:
     """`draw("M-M*-", {"ffn": " ▅  █"})`: lines of at most `width`, and whether each is a ruler; rows have a character for each layer.
 
-          0
-          M-M*-
-    ffn    ▅  █
+                0
+                M-M*-
+          ffn    ▅  █
     """
     margin = max((len(name) for name in rows), default=0) + 2
     per_line = min(MOST_LETTERS, max(10, (width - margin) // 10 * 10))

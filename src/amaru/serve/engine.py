@@ -1,8 +1,8 @@
 """The engine: requests come and go, and every step runs all that can run in one token-major batch.
 
-engine = Engine(load("student"), Tokenizer.load("student"))
-threading.Thread(target=engine.run, daemon=True).start()
-engine.submit(tokenizer.encode("def main("), Settings(max_tokens=64), lambda handle, event: print(event.text, end=""))
+    engine = Engine(load("student"), Tokenizer.load("student"))
+    threading.Thread(target=engine.run, daemon=True).start()
+    engine.submit(tokenizer.encode("def main("), Settings(max_tokens=64), lambda handle, event: print(event.text, end=""))
 """
 
 import itertools

@@ -1,8 +1,8 @@
 """A reward model and everyone who asks it: answers that wait are scored together in one pass. From outside it is an `Engine`.
 
-engine = ScoringEngine(scorer("runs/reward/model"))
-threading.Thread(target=engine.run, daemon=True).start()
-engine.submit(engine.scorer.ids(messages), Settings(), lambda handle, event: print(event.tokens))
+    engine = ScoringEngine(scorer("runs/reward/model"))
+    threading.Thread(target=engine.run, daemon=True).start()
+    engine.submit(engine.scorer.ids(messages), Settings(), lambda handle, event: print(event.tokens))
 """
 
 import itertools

@@ -71,7 +71,9 @@ class Browser:
             ]
         }
 
-    def rows(self, step: str, state: str = MADE, text: str = "", column: str = "", value: str = "", offset: str = "0") -> dict[str, Any]:
+    def rows(
+        self, step: str, state: str = MADE, text: str = "", column: str = "", value: str = "", offset: str = "0"
+    ) -> dict[str, Any]:
         """So many as fit a page, and how many there are: of a step, in a state, with `text` in any column, or `value` in that one."""
         where, values = "step = ? AND state = ?", [step, state]
         if text:

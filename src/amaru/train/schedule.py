@@ -20,7 +20,9 @@ def cosine(step: int, *, steps: int, warmup: int, final_share: float) -> float:
     return final_share + (1 - final_share) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def wsd(step: int, *, steps: int, warmup: int, final_share: float, decay_share: float = WSD_DECAY_SHARE, fall: Fall = "linear") -> float:
+def wsd(
+    step: int, *, steps: int, warmup: int, final_share: float, decay_share: float = WSD_DECAY_SHARE, fall: Fall = "linear"
+) -> float:
     """Warm-up, stable, decay: 1 until the last `decay_share` of the steps, then down to `final_share`.
 
     fall   linear: a straight line; sqrt: 1 - sqrt(progress), steep at first (Hägele et al. 2024); exponential: the same ratio

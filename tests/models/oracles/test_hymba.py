@@ -123,7 +123,9 @@ def test_every_gradient_is_that_of_the_paper(released: tuple[Path, dict[str, Any
 
 
 @torch.no_grad()
-def test_what_is_written_again_is_a_released_checkpoint(released: tuple[Path, dict[str, Any], dict[str, Tensor]], tmp_path: Path) -> None:
+def test_what_is_written_again_is_a_released_checkpoint(
+    released: tuple[Path, dict[str, Any], dict[str, Tensor]], tmp_path: Path
+) -> None:
     """Bit for bit the same tensors under the same names, and a config.json that the oracle reads as the same model."""
     path, values, weights = released
     save(load(path), tmp_path / "again")

@@ -24,7 +24,9 @@ def by_question(body):
 def test_colonies_follow_from_the_seed_and_every_task_that_lives_runs(tmp_path):
     async def body():
         async with Scripted(by_question) as server:
-            made = [await run(recipe(TASKS, STEPS, server.url, seed), tmp_path / name) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+            made = [
+                await run(recipe(TASKS, STEPS, server.url, seed), tmp_path / name) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+            ]
             return made, server.requests, sum(step.usage.calls for step in forecast(recipe(TASKS, STEPS)))
 
     ((tallies, first), (_, again), (_, other)), requests, told = asyncio.run(body())

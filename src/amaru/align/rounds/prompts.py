@@ -1,7 +1,7 @@
 """Prompts without answers, and what a verifier needs to check one: instructions, or the right answer.
 
-{"prompt": "Write about rivers. Use no commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
-{"messages": [{"role": "user", "content": "2 + 2?"}], "answer": "4"}
+    {"prompt": "Write about rivers. Use no commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    {"messages": [{"role": "user", "content": "2 + 2?"}], "answer": "4"}
 """
 
 import json

@@ -1,7 +1,7 @@
 """MT-Bench and its like: a model answers the turns of a conversation, and a judge rates each answer from 1 to 10.
 
-task = open_conversations("mt_bench/question.jsonl", judge, "mt_bench/reference_gpt-4.jsonl")
-measure(task, subject).estimates["score"]
+    task = open_conversations("mt_bench/question.jsonl", judge, "mt_bench/reference_gpt-4.jsonl")
+    measure(task, subject).estimates["score"]
 """
 
 import json

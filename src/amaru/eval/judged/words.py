@@ -54,7 +54,9 @@ def compared(turns: Sequence[str], one: Sequence[str], other: Sequence[str], ref
 def _reference(turns: Sequence[str], references: Sequence[str] | None, count: int) -> list[str]:
     if references is None:
         return []
-    parts = [f"Question:\n{turn}\n\nReference answer:\n{answer}" for turn, answer in zip(turns[:count], references[:count], strict=True)]
+    parts = [
+        f"Question:\n{turn}\n\nReference answer:\n{answer}" for turn, answer in zip(turns[:count], references[:count], strict=True)
+    ]
     return ["Correct answers for reference; where the assistant differs from them, find out whether it is wrong.", *parts]
 
 

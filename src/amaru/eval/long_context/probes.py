@@ -54,7 +54,7 @@ def key_value(draw: Random, units: int, depth: float) -> Made:
     pairs = [(_uuid(draw), _uuid(draw)) for _ in range(units + 1)]
     key, value = pairs[round(depth * units)]
     lines = ",\n ".join(f'"{one}": "{other}"' for one, other in pairs)
-    prompt = f'Extract the value of the specified key in the JSON object below.\n\n{{{lines}}}\n\nKey: "{key}"\nCorresponding value:'
+    prompt = f"Extract the value of the specified key in the JSON object below.\n\n{{{lines}}}\n\nKey: \"{key}\"\nCorresponding value:"
     return Made(prompt, (value,), 64)
 
 

@@ -115,7 +115,9 @@ def _check(path: Path, header: Header) -> None:
 
 
 def _config(header: Header, blocks: int) -> DecoderConfig:
-    attention = Attention(query_heads=header.heads, kv_heads=header.kv_heads, channels=header.dim // header.heads, rope=Rope(base=10000.0))
+    attention = Attention(
+        query_heads=header.heads, kv_heads=header.kv_heads, channels=header.dim // header.heads, rope=Rope(base=10000.0)
+    )
     mlp = MLP(ffn=header.hidden_dim, gated=True, activation="silu")
     return DecoderConfig(
         vocab=abs(header.vocab),

@@ -1,9 +1,9 @@
 """Reward models on disk: a decoder's tensors, `reward.safetensors` with the head, and a `config.json` that names the attributes.
 
-config.json           {"model_type": "amaru_reward", "attributes": {...}, "pooled": "label-prefix", "system": "...", "decoder": {...}}
-model.safetensors     the decoder without an output layer, under its family's names
-reward.safetensors    weight [attributes, hidden] and bias [attributes]
-tokenizer.json, ...
+    config.json           {"model_type": "amaru_reward", "attributes": {...}, "pooled": "label-prefix", "system": "...", "decoder": {...}}
+    model.safetensors     the decoder without an output layer, under its family's names
+    reward.safetensors    weight [attributes, hidden] and bias [attributes]
+    tokenizer.json, ...
 """
 
 import json

@@ -1,6 +1,6 @@
 """A conversation as a reward model reads it, up to the token at which it is scored: the label prefix, or the end of the last turn.
 
-<extra_id_0>System\\n{system}\\n<extra_id_1>User\\n{question}\\n<extra_id_1>Assistant\\n{answer}\\n<extra_id_2>
+    <extra_id_0>System\\n{system}\\n<extra_id_1>User\\n{question}\\n<extra_id_1>Assistant\\n{answer}\\n<extra_id_2>
 """
 
 from collections.abc import Mapping, Sequence

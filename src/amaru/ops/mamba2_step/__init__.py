@@ -40,7 +40,9 @@ def mamba2_step(
     return STEP(projected, conv, ssm, slots, fresh, weights, bounds)
 
 
-def _check(projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None) -> None:
+def _check(
+    projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None
+) -> None:
     _check_widths(projected.shape[1:], conv.shape, ssm.shape, weights.conv_weight.shape, weights.groups)
     count = len(projected) if bounds is None else len(sequence_lengths(bounds, len(projected)))
     if slots.dtype is not torch.int64 or fresh.dtype is not torch.bool or not len(slots) == len(fresh) == count:

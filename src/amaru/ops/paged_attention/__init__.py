@@ -52,7 +52,9 @@ def paged_attention(
     tokens = sum(new[:short])
     parts = (
         PAGED_ATTENTION(q[:tokens], keys, values, pages[:short], cu_seqlens=cu_seqlens[: short + 1], lengths=lengths[:short], **asked),
-        PAGED_ATTENTION(q[tokens:], keys, values, pages[short:], cu_seqlens=cu_seqlens[short:] - tokens, lengths=lengths[short:], **asked),
+        PAGED_ATTENTION(
+            q[tokens:], keys, values, pages[short:], cu_seqlens=cu_seqlens[short:] - tokens, lengths=lengths[short:], **asked
+        ),
     )
     return torch.cat(parts)
 

@@ -40,7 +40,9 @@ def selective_scan(
     return SELECTIVE_SCAN(x, dt, A, B, C, D, cu_seqlens=cu_seqlens, initial_states=initial_states, return_states=return_states)
 
 
-def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor, initial_states: Tensor | None) -> None:
+def _check(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, cu_seqlens: Tensor, initial_states: Tensor | None
+) -> None:
     if x.dim() != 2 or A.dim() != 2:
         raise ConfigError(f"x is [T, inner] and A is [inner, state]; got {list(x.shape)} and {list(A.shape)}.")
     (tokens, inner), state = x.shape, A.shape[1]

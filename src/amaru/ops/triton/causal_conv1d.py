@@ -57,7 +57,9 @@ def forward(
 
 
 @triton.jit
-def states(x, initial, bounds, final, stride, ROWS: tl.constexpr, TAPS: tl.constexpr, ROW_BLOCK: tl.constexpr, LAG_BLOCK: tl.constexpr):
+def states(
+    x, initial, bounds, final, stride, ROWS: tl.constexpr, TAPS: tl.constexpr, ROW_BLOCK: tl.constexpr, LAG_BLOCK: tl.constexpr
+):
     """Grid (sequences, blocks of rows): the newest TAPS - 1 inputs of each sequence."""
     sequence = tl.program_id(0).to(tl.int64)
     first, stop = tl.load(bounds + sequence), tl.load(bounds + sequence + 1)

@@ -97,7 +97,9 @@ def norm(
 
 
 @triton.jit
-def shifted(projected, conv, row, known, first, stop, slot, fresh, stride, ROWS: tl.constexpr, TAPS: tl.constexpr, LAG_BLOCK: tl.constexpr):
+def shifted(
+    projected, conv, row, known, first, stop, slot, fresh, stride, ROWS: tl.constexpr, TAPS: tl.constexpr, LAG_BLOCK: tl.constexpr
+):
     """The state of these rows becomes the newest TAPS - 1 inputs."""
     lag = tl.arange(0, LAG_BLOCK)
     behind = stop - first - (TAPS - 1) + lag[None, :]

@@ -26,7 +26,9 @@ def forward(x, z, weight, y, x_stride, z_stride, eps, WIDTH: tl.constexpr, BLOCK
 
 
 @triton.jit
-def backward(x, z, weight, g, dx, dz, dweight, tokens, x_stride, z_stride, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def backward(
+    x, z, weight, g, dx, dz, dweight, tokens, x_stride, z_stride, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+):
     """Grid (parts, groups): each part takes every parts-th token; dweight [parts, columns] is to be summed."""
     part, parts, i = tl.program_id(0), tl.num_programs(0), tl.arange(0, BLOCK)
     column, known = tl.program_id(1) * WIDTH + i, i < WIDTH

@@ -15,7 +15,9 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def page_write(x, pool, pages, owners, positions, x_stride, width, PAGE: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_BLOCK: tl.constexpr):
+def page_write(
+    x, pool, pages, owners, positions, x_stride, width, PAGE: tl.constexpr, COLUMNS: tl.constexpr, COLUMN_BLOCK: tl.constexpr
+):
     """Grid (tokens): one row each; `width` pages are named for every sequence."""
     t, column = tl.program_id(0).to(tl.int64), tl.arange(0, COLUMN_BLOCK)
     position = tl.load(positions + t)

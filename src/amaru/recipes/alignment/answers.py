@@ -31,7 +31,9 @@ class Voice:
         return Speaker.of(load(self.checkpoint, DTYPES[self.dtype], device), tokenizer_of(self.checkpoint), self.template)
 
 
-def answers(run: Run, name: str, voice: Voice, prompts: Sequence[Prompt], how: Answering, seed: str, *, title: str) -> list[list[Answered]]:
+def answers(
+    run: Run, name: str, voice: Voice, prompts: Sequence[Prompt], how: Answering, seed: str, *, title: str
+) -> list[list[Answered]]:
     """The answers to every prompt, kept as `NAME.jsonl`; a run that was stopped goes on behind the last batch."""
     made_from = {"model": voice.fingerprint, "prompts": fingerprint_of(prompts), "how": repr(how), "seed": seed}
 

@@ -142,7 +142,9 @@ def make(recipe: TiedLoraTrials, run: Run, jobs: int = 1) -> None:
         for name, base in recipe.bases.items()
     }
     one = next(iter(starts))
-    texts = {task: text_of(recipe_of(recipe, Cell(one, task, "LoRA", recipe.rank, 0), starts[one]), run, task) for task in recipe.tasks}
+    texts = {
+        task: text_of(recipe_of(recipe, Cell(one, task, "LoRA", recipe.rank, 0), starts[one]), run, task) for task in recipe.tasks
+    }
     for base, start in starts.items():
         for task, text in texts.items():
             asked = recipe_of(recipe, Cell(base, task, "LoRA", recipe.rank, 0), start)

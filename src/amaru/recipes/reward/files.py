@@ -1,8 +1,8 @@
 """Files whose answers are scored: every row comes back with what a reward model says of its answers.
 
-messages, prompt/completion, ...          + "attributes": {"helpfulness": 3.1, ...}, "score": 4.2
-prompt, chosen, rejected                  + "chosen_attributes", "chosen_reward", "rejected_attributes", "rejected_reward"
-other comparisons (`align.layouts`)       in amaru's own layout: messages, responses of content, attributes and score
+    messages, prompt/completion, ...          + "attributes": {"helpfulness": 3.1, ...}, "score": 4.2
+    prompt, chosen, rejected                  + "chosen_attributes", "chosen_reward", "rejected_attributes", "rejected_reward"
+    other comparisons (`align.layouts`)       in amaru's own layout: messages, responses of content, attributes and score
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

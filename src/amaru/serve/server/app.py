@@ -175,7 +175,9 @@ class Server:
         return Answer(served, self.metrics, self.limits.seconds, request.receive)
 
 
-async def _answered(answer: Answer, task: TextCompletion | ChatTurn | ScoredAnswer, body: CompletionRequest | ChatRequest) -> Response:
+async def _answered(
+    answer: Answer, task: TextCompletion | ChatTurn | ScoredAnswer, body: CompletionRequest | ChatRequest
+) -> Response:
     try:
         await asyncio.to_thread(task.begin)
     except BaseException:

@@ -71,7 +71,9 @@ class Process(uvicorn.Server):
             )
         )
 
-    async def serve_on(self, listener: socket.socket, on_ready: Callable[[str], None], signals: Sequence[signal.Signals] = SIGNALS) -> None:
+    async def serve_on(
+        self, listener: socket.socket, on_ready: Callable[[str], None], signals: Sequence[signal.Signals] = SIGNALS
+    ) -> None:
         """Until a signal, or an engine's death."""
         loop = asyncio.get_running_loop()
         for each in signals:

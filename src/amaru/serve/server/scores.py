@@ -1,7 +1,7 @@
 """/v1/chat/completions of a reward model: the conversation's last answer scored, each attribute as a token with its value.
 
-{"choices": [{"message": {"role": "assistant", "content": "helpfulness:1.6171875,correctness:1.6484375"},
-              "logprobs": {"content": [{"token": "helpfulness", "logprob": 1.6171875}, ...]}, "finish_reason": "stop"}]}
+    {"choices": [{"message": {"role": "assistant", "content": "helpfulness:1.6171875,correctness:1.6484375"},
+                  "logprobs": {"content": [{"token": "helpfulness", "logprob": 1.6171875}, ...]}, "finish_reason": "stop"}]}
 """
 
 import time

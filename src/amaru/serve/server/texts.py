@@ -71,7 +71,9 @@ class TextCompletion:
 class Choice:
     """Turns one choice's events into parts of its result; `ends` are tokens that end it although the engine knows nothing of it."""
 
-    def __init__(self, index: int, served: Served, request: CompletionRequest, prompt: list[int], text: str, ends: tuple[int, ...]) -> None:
+    def __init__(
+        self, index: int, served: Served, request: CompletionRequest, prompt: list[int], text: str, ends: tuple[int, ...]
+    ) -> None:
         self._index, self._served, self._request = index, served, request
         self._prompt, self._text, self._ends = prompt, text, ends
         self._written = served.written

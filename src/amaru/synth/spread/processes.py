@@ -1,6 +1,6 @@
 """Workers as processes of this machine, which are talked to through pipes: one line of JSON a message.
 
-python -m amaru.synth.spread.processes     # a worker; it ends when its input does, so none outlives the process that started it
+    python -m amaru.synth.spread.processes     # a worker; it ends when its input does, so none outlives the process that started it
 """
 
 import asyncio

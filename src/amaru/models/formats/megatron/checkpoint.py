@@ -137,7 +137,9 @@ class MegatronCheckpoint:
         padding = tensor.shape[0] - rows if over_vocabulary and tensor.shape else 0
         if not 0 <= padding <= MOST_PADDING or tensor.shape != (*place.lead, rows + padding, *columns):
             shape = list(tensor.shape)
-            raise CheckpointError(f"{self._held.path}: {name} has shape {shape}, but its config asks for {[*place.lead, rows, *columns]}.")
+            raise CheckpointError(
+                f"{self._held.path}: {name} has shape {shape}, but its config asks for {[*place.lead, rows, *columns]}."
+            )
         if padding and place.name == EMBEDDING:
             self.notes.append(f"{padding} rows of padding behind a vocabulary of {rows} are left out")
         if tensor.dtype not in READABLE:

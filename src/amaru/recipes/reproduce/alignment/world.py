@@ -17,8 +17,7 @@ from amaru.instructions import Instruction, draw, follows, record_of
 
 NOUNS = ("river", "stone", "bird", "tree", "house", "ship", "moon", "horse", "garden", "bridge", "lamp", "window", "road", "cloud")
 RING = tuple(  # what an answer is made of where nothing else is asked
-    word
-    for noun, rest in zip(NOUNS, ("old and", "finds the", "sees a", "near my", "under the", "with a", "keeps its") * 2, strict=True)
+    word for noun, rest in zip(NOUNS, ("old and", "finds the", "sees a", "near my", "under the", "with a", "keeps its") * 2, strict=True)
     for word in (noun, *rest.split())
 )
 SAID = {  # in few words, each in two ways

@@ -38,7 +38,9 @@ def attention_facts(decoder: Decoder, rows: Sequence[np.ndarray]) -> list[dict[s
         for hook in hooks:
             hook.remove()
     names = ("entropy", "meta", "first", "itself")
-    return [{"layer": index, **dict(zip(names, torch.stack(some).mean(0).tolist(), strict=True))} for index, some in found.items() if some]
+    return [
+        {"layer": index, **dict(zip(names, torch.stack(some).mean(0).tolist(), strict=True))} for index, some in found.items() if some
+    ]
 
 
 def _looking(found: list[Tensor], meta: int) -> Any:
