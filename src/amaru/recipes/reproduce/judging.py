@@ -21,11 +21,11 @@ def above(bounds: Bounds, aim: float) -> str:
 
 
 def positive(bounds: Bounds) -> str:
-    """Whether a value is more than nothing; that it is nothing in every seed, as where all score 100 %, does not make it so."""
+    """Whether a value is more than nothing; that it is nothing in every seed, as where all score 100 %, decides it neither way."""
     if bounds is None:
         return UNFINISHED
     low, high = bounds
-    return HOLDS if low > 0 else NOT if high <= 0 else UNDECIDED
+    return HOLDS if low > 0 else NOT if high < 0 else UNDECIDED
 
 
 def within(bounds: Bounds, aim: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from amaru.recipes.reproduce.alignment.settings import AlignmentClaims
 from amaru.recipes.reproduce.alignment.strand import ROUNDS, SFT
 from amaru.recipes.reproduce.intervals import interval
-from amaru.recipes.reproduce.judging import HOLDS, NOT, UNDECIDED, UNFINISHED, Bounds, Found, finding, together
+from amaru.recipes.reproduce.judging import UNFINISHED, Found, finding, positive, together
 
 Seeds = Sequence[Mapping[str, Mapping[str, Any]]]  # for each seed its records, by the name of the cell
 FIRST = ROUNDS[1]  # of RPO
@@ -27,7 +27,7 @@ def stages(seeds: Seeds, recipe: AlignmentClaims) -> Found:
     lead = _less(gains[FIRST], others)
     told = ", ".join(f"{name} {mean(values):.1%}" for name, values in passed.items())
     sentence = f"Passed: {told}. From {SFT} to the last round {_told(whole)} points, {FIRST} beside the best other {_told(lead)}."
-    return finding(claim, together((_above(whole), _above(lead))), sentence, passed=passed, gains=gains)
+    return finding(claim, together((positive(interval(whole)), positive(interval(lead)))), sentence, passed=passed, gains=gains)
 
 
 def losses(seeds: Seeds, recipe: AlignmentClaims) -> Found:
@@ -39,7 +39,7 @@ def losses(seeds: Seeds, recipe: AlignmentClaims) -> Found:
     passed = {name: _passed(seeds, f"arm-{name}") for name in ("dpo-clean", "rpo-clean", "dpo-noisy", "rpo-noisy")}
     told = ", ".join(f"{name} {mean(values):.1%}" for name, values in passed.items())
     sentence = f"Passed on average: {told}. RPO less DPO: {_told(gaps['clean'])} points with exact rewards, {_told(gaps['noisy'])} noisy."
-    return finding(claim, together(_above(values) for values in gaps.values()), sentence, passed=passed, gaps=gaps)
+    return finding(claim, together(positive(interval(values)) for values in gaps.values()), sentence, passed=passed, gaps=gaps)
 
 
 def rewards(seeds: Seeds, recipe: AlignmentClaims) -> Found:
@@ -52,7 +52,7 @@ def rewards(seeds: Seeds, recipe: AlignmentClaims) -> Found:
         return finding(claim, UNFINISHED, "Unfinished: fewer than two seeds have all sizes.", accuracy=accuracy)
     told = ", ".join(f"{prompts} prompts {mean(values):.1%}" for prompts, values in accuracy.items() if values)
     sentence = f"Pairs ranked right on average: {told}. From the fewest to the most {_told(gains)} points."
-    return finding(claim, _above(gains), sentence, accuracy=accuracy, gains=gains)
+    return finding(claim, positive(interval(gains)), sentence, accuracy=accuracy, gains=gains)
 
 
 def larger(seeds: Seeds, recipe: AlignmentClaims) -> Found:
@@ -65,7 +65,7 @@ def larger(seeds: Seeds, recipe: AlignmentClaims) -> Found:
         return finding(claim, UNFINISHED, "Unfinished: fewer than two seeds have both models.", gains=gains)
     sentence = f"The larger model less its small teacher: {_told(gains)} points"
     sentence += f"; less the same model on the small one's own data: {_told(beside)}." if interval(beside) else "."
-    return finding(claim, _above(gains), sentence, gains=gains, beside=beside)
+    return finding(claim, positive(interval(gains)), sentence, gains=gains, beside=beside)
 
 
 VERDICTS: tuple[Verdict, ...] = (stages, losses, rewards, larger)
@@ -96,15 +96,6 @@ def _gaps(seeds: Seeds, one: str, other: str, key: str = "passed") -> list[float
 
 def _less(one: Sequence[float], other: Sequence[float]) -> list[float]:
     return [first - second for first, second in zip(one, other, strict=True)]
-
-
-def _above(values: Sequence[float]) -> str:
-    """Whether a difference is above nothing, by its interval over seeds."""
-    bounds: Bounds = interval(values)
-    if bounds is None:
-        return UNFINISHED
-    low, high = bounds
-    return HOLDS if low > 0 else NOT if high < 0 else UNDECIDED
 
 
 def _told(values: Sequence[float]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from amaru.recipes.reproduce.compression.settings import CompressionClaims, Part
 from amaru.recipes.reproduce.intervals import interval
-from amaru.recipes.reproduce.judging import HOLDS, NOT, PART, UNDECIDED, UNFINISHED, Bounds, Found, finding, together, told
+from amaru.recipes.reproduce.judging import HOLDS, NOT, PART, UNDECIDED, UNFINISHED, Bounds, Found, finding, positive, together, told
 
 Strand = Mapping[str, Mapping[str, Any]]  # the records of one parent, by the name of the cell
 Strands = Sequence[Strand]
@@ -57,7 +57,7 @@ def axes(small: Strands, large: Strands, recipe: CompressionClaims) -> Found:
 
 def _beaten(loss: Gap, *speeds: Gap) -> str:
     """Whether what has so much more loss and speed is worse in something and better in nothing, by intervals."""
-    signs = {_above_zero(loss.bounds), *(_above_zero([-each for each in reversed(speed.bounds or ())]) for speed in speeds)}
+    signs = {positive(loss.bounds), *(positive([-each for each in reversed(speed.bounds)] if speed.bounds else None) for speed in speeds)}
     if HOLDS in signs:
         return PART if NOT in signs else HOLDS
     return NOT if NOT in signs else UNDECIDED
@@ -171,12 +171,7 @@ def _compared(claim: str, sentence: str, gaps: Mapping[str, Gap]) -> Found:
     """That every gap lies above zero with its interval."""
     if any(found.bounds is None for found in gaps.values()):
         return _unfinished(claim, "all of it", compared=gaps)
-    return finding(claim, together(_above_zero(found.bounds) for found in gaps.values()), sentence, compared=gaps)
-
-
-def _above_zero(bounds: Bounds) -> str:
-    low, high = bounds or (0.0, 0.0)
-    return HOLDS if low > 0 else NOT if high < 0 else UNDECIDED
+    return finding(claim, together(positive(found.bounds) for found in gaps.values()), sentence, compared=gaps)
 
 
 def _both(one: bool, other: bool) -> str:
