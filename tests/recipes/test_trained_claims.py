@@ -117,7 +117,7 @@ def test_attention_is_looked_at_as_it_is():
 
 
 def record(shape, seed, loss, scores, attention=()):
-    tasks = {name: {"metrics": {"accuracy": {"mean": value}}} for name, value in scores.items()}
+    tasks = {name: {"metrics": {"accuracy": {"mean": value}}, "cells": {"16": {"mean": value}}} for name, value in scores.items()}
     facts = {"shape": shape, "seed": seed, "rate": 0.002, "parameters": 3_700_000, "tokens": 2_500_000, "seconds": 1.0, "bytes": 100}
     return facts | {"loss": loss, "tasks": tasks, "attention": list(attention)}
 
@@ -187,7 +187,7 @@ def test_the_ladder_reads_losses_recall_and_attention(tmp_path):
 
     write(tmp_path, "hymba-ladder", ladder.Ladder(weights={"text": 1.0, "recall": 1.0}), made)
     found = CLAIMS["hymba-ladder"].judge(tmp_path)
-    assert found["verdict"] == "holds" and len(found["claims"]) == 6 and len(found["maps"]) == 2
+    assert found["verdict"] == "holds" and len(found["claims"]) == 6 and len(found["maps"]) == 4
     assert "The first token gets 30.0% of the attention without them and 1.0% with them; they get 40.0%" in found["sentence"]
 
 

@@ -32,24 +32,19 @@ from amaru.recipes.reproduce.judging import UNFINISHED, Bounds, Found, above, fi
 from amaru.recipes.reproduce.trained.guessing import unlearned
 from amaru.recipes.reproduce.trained.sizes import as_large
 from amaru.recipes.reproduce.trained.tables import described, scores_maps, scores_table
-from amaru.recipes.reproduce.trained.trials import SHORT_WEIGHTS, Record, Trial, Trials, loss, read, score
+from amaru.recipes.reproduce.trained.trials import Record, ShortTrials, Trial, loss, read, score
 
 LLAMA, MAMBA, A, B, C, D, E = "llama", "mamba", "A", "B", "C", "D", "E"
 CHANNELS = 32  # of a query or a key
 
 
-class Ladder(Trials):
+class Ladder(ShortTrials):
     """`Ladder()`: seven blocks 160 wide, windows of 64, 16 meta tokens; every rung has the parameters of B.
 
     loss_within   windows and shared caches may cost so much of the loss, relatively
     """
 
-    weights: dict[str, float] = Field(default_factory=lambda: {**SHORT_WEIGHTS})
-    alphabet: int = Field(default=16, gt=1)
-    longest: int | None = Field(default=64, gt=0)
-    recall: tuple[int, ...] = (16, 32)
     learning: Learning = Learning(tokens=1_200_000, batch_rows=2, validations=10)
-    rates: tuple[float, ...] = (2e-3,)
     blocks: int = Field(default=7, gt=4)
     hidden: int = Field(default=160, gt=0)
     window: int = Field(default=64, gt=0)

@@ -21,12 +21,12 @@ from amaru.recipes.reproduce.judging import UNFINISHED, Found, above, finding, j
 from amaru.recipes.reproduce.trained.guessing import unlearned
 from amaru.recipes.reproduce.trained.sizes import as_large
 from amaru.recipes.reproduce.trained.tables import described, scores_maps, scores_table
-from amaru.recipes.reproduce.trained.trials import SHORT_WEIGHTS, Trial, Trials, loss, read, score
+from amaru.recipes.reproduce.trained.trials import ShortTrials, Trial, loss, read, score
 
 ENOUGH = 2  # attention layers of 26: 8 %
 
 
-class Shares(Trials):
+class Shares(ShortTrials):
     """`Shares()`: 0, 4, 8, 15, 50 and 100 % of the layers are attention; half are feed-forward, but where all are attention.
 
     attention     how many of the layers; parameters are those of the stack with `ENOUGH`
@@ -34,12 +34,7 @@ class Shares(Trials):
     score_within  and what it recalls so much below the Transformer's, which is half attention
     """
 
-    weights: dict[str, float] = Field(default_factory=lambda: {**SHORT_WEIGHTS})
-    alphabet: int = Field(default=16, gt=1)
-    longest: int | None = Field(default=64, gt=0)
-    recall: tuple[int, ...] = (16, 32)
-    learning: Learning = Learning(tokens=1_000_000, batch_rows=2, validations=10)  # ten minutes where all layers are attention
-    rates: tuple[float, ...] = (2e-3,)
+    learning: Learning = Learning(tokens=1_000_000, batch_rows=2, validations=10)
     layers: int = Field(default=26, gt=3)
     attention: tuple[int, ...] = (0, 1, ENOUGH, 4, 13, 26)
     hidden: int = Field(default=128, gt=0)

@@ -42,7 +42,7 @@ def scores_maps(trial: Trial) -> list[Found]:
     for task in (task.name for task in trial.recipe.tasks()):
         found: dict[tuple[str, str], list[float]] = {}
         for shape in dict.fromkeys(cell.shape for cell in trial.records):
-            for cells in trial.values(shape, lambda record, task=task: record["tasks"][task].get("cells", {})).values():
+            for cells in trial.values(shape, lambda record, task=task: record["tasks"][task]["cells"]).values():
                 for where, score_there in cells.items():
                     found.setdefault((where.split(" ")[0], shape), []).append(score_there["mean"])
         if found:

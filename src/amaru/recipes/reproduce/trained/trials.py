@@ -34,7 +34,6 @@ Record = Mapping[str, Any]
 Records = Mapping["Cell", Record]
 Shapes = Callable[[Any, int], dict[str, DecoderConfig]]
 MEMORY = 2**28  # bytes for caches while a small model answers
-SHORT_WEIGHTS = {ONLY: 0.4, "recall": 0.6}  # where there are fewer tokens, so that recall is learned in them
 LOOKED_AT = 4  # validation rows whose attention is looked at
 
 
@@ -85,6 +84,16 @@ class Trials(Config):
         if "passkey" in self.weights:
             found.append(ProbeTask("passkey", self.passkey, (0.0, 0.5, 1.0), self.samples))
         return found
+
+
+class ShortTrials(Trials):
+    """Of slow shapes, with fewer tokens: more of these teach recall, in short documents of few symbols, and one rate is tried."""
+
+    weights: dict[str, float] = Field(default_factory=lambda: {ONLY: 0.4, "recall": 0.6})
+    alphabet: int = Field(default=16, gt=1)
+    longest: int | None = Field(default=64, gt=0)
+    recall: tuple[int, ...] = (16, 32)
+    rates: tuple[float, ...] = (2e-3,)
 
 
 class Cell(NamedTuple):
