@@ -115,18 +115,6 @@ def test_any_dtype_and_many_rows_are_served(kind):
         assert_close([quantised_linear(x, codes, scales)], [x.double() @ weight.T], tolerance)
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_a_rows_scale_may_come_after_the_product(kind):
-    """Gradients reach x, and a bias is added last."""
-    codes, scales, weight = drawn(kind, 19, 64)
-    x, bias = torch.randn(40, 64).bfloat16().requires_grad_(), torch.randn(19).bfloat16()
-    y = dequantised.scaled_after(x, codes, scales, bias)
-    assert y.dtype is torch.bfloat16
-    assert_close([y.detach()], [x.detach().double() @ weight.T + bias.double()], BF16)
-    y.sum().backward()
-    assert_close([x.grad], [weight.sum(0).expand(40, -1)], BF16)
-
-
 def test_what_does_not_fit_is_said():
     codes, scales, _ = drawn("int4", 5, 31)
     with pytest.raises(ConfigError, match=r"513 columns are int8 or float8_e4m3fn \[rows, 513\] with float32 scales"):

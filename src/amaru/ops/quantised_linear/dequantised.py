@@ -9,16 +9,7 @@ from amaru.ops.quantised_linear.codes import KINDS, ZERO, group_of, unpack
 
 
 def quantised_linear(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
-    if codes.is_cuda and codes.dtype is not torch.uint8:
-        return scaled_after(x, codes, scales, bias)
     return linear(x, dequantise(codes, scales, x.shape[-1], x.dtype), bias)
-
-
-def scaled_after(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Codes of 8 bits are exact in bfloat16, and a scale is that of a whole row, so the product can have it: before it 3 bytes of a weight
-    are read and written instead of 11."""
-    y = linear(x, codes.to(x.dtype)).mul_(scales)
-    return y if bias is None else y.add_(bias)
 
 
 def dequantise(codes: Tensor, scales: Tensor, cols: int, dtype: torch.dtype) -> Tensor:
