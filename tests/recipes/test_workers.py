@@ -1,5 +1,6 @@
 """Work handed out to processes: answers, and a failure that nobody waits for."""
 
+import multiprocessing
 import threading
 import time
 
@@ -30,11 +31,16 @@ def test_answers_come_to_those_who_asked(jobs: int) -> None:
 
 
 def test_a_failure_is_told_while_another_is_waited_for_and_the_others_are_stopped() -> None:
+    bystander = multiprocessing.get_context("spawn").Process(target=long, daemon=True)
+    bystander.start()
     start = time.monotonic()
     with pytest.raises(ConfigError, match="cannot be made"), workers(2) as hand_out:
         first, _ = hand_out(long), hand_out(refused)
         first()
     assert time.monotonic() - start < 100
+    assert bystander.is_alive(), "a process of somebody else is left alone"
+    bystander.kill()
+    bystander.join()
 
 
 def interrupted() -> None:

@@ -70,7 +70,7 @@ def _try(claim: str, recipe: Path | None, settings: list[str], directory: Path, 
     found = verdict(chosen, directory)
     emit({**found, "report": write_report(directory)}, json=json, people=_print)
     if found["verdict"] != "holds":
-        raise Finding(found["sentence"])
+        raise Finding(f"The verdict on {claim} is '{found['verdict']}'.")
 
 
 def _print(found: Any, console: Console) -> None:

@@ -17,13 +17,14 @@ Answer = Callable[[], Any]
 def workers(jobs: int) -> Iterator[Callable[..., Answer]]:
     """`with workers(2) as hand_out: answers = [hand_out(train, cell) for cell in cells]; found = [answer() for answer in answers]`
 
-    With one job the work is done here, when it is asked for. What fails is told whichever answer is waited for, and then the others are
-    stopped as by SIGTERM: training saves its state, so that the same call goes on.
+    With one job the work is done here, when it is asked for. What fails is told whichever answer is waited for, and then the other workers
+    are stopped as by SIGTERM: training saves its state, so that the same call goes on.
     """
     if jobs == 1:
         yield lambda work, *arguments: lambda: work(*arguments)
         return
     threads = max(1, torch.get_num_threads() // jobs)
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,))
     handed: list[Future[Any]] = []
 
@@ -35,7 +36,8 @@ def workers(jobs: int) -> Iterator[Callable[..., Answer]]:
         yield hand_out
     except BaseException:
         for child in multiprocessing.active_children():
-            child.terminate()
+            if child not in others:
+                child.terminate()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
