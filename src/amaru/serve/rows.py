@@ -3,7 +3,7 @@
 Row by row each of these is a wait on a GPU, and on a CPU costs more than the choice; `benchmarks/serving/choosing.py` measures both ways.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 HEAD = 256  # of the likeliest tokens, which mostly decide what the others may not be
 BLOCK, FEW = 256, 64  # logits whose largest is found at once: for the first of all, and for the first few hundred
+CACHED = 2**19  # logits whose probabilities stay in a CPU's cache until their largest are found
 COLDEST = 1e-30  # a lower temperature gives the same, and might be 0 in fp32
 
 
@@ -42,9 +43,10 @@ class Rows:
         """Of the rows with a temperature above 0."""
         drawn = [index for index, temperature in enumerate(self.temperatures) if temperature]
         logits = self.logits if len(drawn) == len(self.logits) else self.logits[drawn]
-        p = tempered(logits, self.logits.new_tensor([self.temperatures[index] for index in drawn]))
-        values, ids = largest(p, min(HEAD + 1, p.shape[1]))
-        return dict(zip(drawn, map(_head, values.cpu(), ids.cpu()), strict=True))
+        temperatures = self.logits.new_tensor([self.temperatures[index] for index in drawn])
+        count = len(drawn) if logits.is_cuda else max(1, CACHED // logits.shape[1])
+        heads = [head for piece in zip(logits.split(count), temperatures.split(count), strict=True) for head in _heads(*piece)]
+        return dict(zip(drawn, heads, strict=True))
 
 
 class Row(NamedTuple):
@@ -99,6 +101,12 @@ def tempered(logits: Tensor, temperatures: Tensor) -> Tensor:
     The largest logit becomes 0, so that a temperature of 1e-30 gives -inf for the others instead of inf - inf.
     """
     return (logits - logits.amax(-1, keepdim=True)).div_(temperatures.clamp(min=COLDEST)[:, None]).softmax(-1)
+
+
+def _heads(logits: Tensor, temperatures: Tensor) -> Iterable[Head]:
+    p = tempered(logits, temperatures)
+    values, ids = largest(p, min(HEAD + 1, p.shape[1]))
+    return map(_head, values.cpu(), ids.cpu())
 
 
 def _head(p: Tensor, ids: Tensor) -> Head:
