@@ -14,6 +14,7 @@ from amaru.ops.mamba2_step import Weights
 from amaru.ops.mamba2_step import triton as step_on_gpu
 from amaru.ops.page_write import triton as write_on_gpu
 from amaru.ops.paged_attention import triton as attention_on_gpu
+from amaru.ops.quantised_linear import Encoding, Kind
 from amaru.ops.quantised_linear import triton as codes_on_gpu
 from amaru.ops.rms_norm import triton as norm_on_gpu
 from amaru.ops.rotary import triton as rotary_on_gpu
@@ -87,10 +88,11 @@ def losses() -> None:
     loss_on_gpu.cross_entropy(torch.zeros(TOKENS, 131072, dtype=BF16), torch.zeros(TOKENS, dtype=torch.int64), -100)
 
 
-def weights_of_8_bits() -> None:
-    codes, scales = torch.zeros(FFN, HIDDEN, dtype=torch.float8_e4m3fn), torch.ones(FFN)
-    for rows in (1, 64, TOKENS):
-        codes_on_gpu.quantised_linear(torch.zeros(rows, HIDDEN, dtype=BF16), codes, scales)
+def weights_in_codes() -> None:
+    for kind in (Kind.FP8, Kind.INT4):
+        codes, scales = (torch.zeros(held.shape, dtype=held.dtype) for held in Encoding(kind).stored(FFN, HIDDEN))
+        for rows in (1, 64, TOKENS):
+            codes_on_gpu.quantised_linear(torch.zeros(rows, HIDDEN, dtype=BF16), codes, scales)
 
 
 def selective() -> None:
@@ -108,6 +110,6 @@ LAUNCHES: dict[str, Callable[[], None]] = {
     "activations": activations,
     "pages": pages,
     "cross_entropy": losses,
-    "quantised_linear": weights_of_8_bits,
+    "quantised_linear": weights_in_codes,
     "selective_scan": selective,
 }

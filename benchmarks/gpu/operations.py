@@ -2,15 +2,20 @@
 
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from launches import LAUNCHES
 from measure import DEVICE, TINY, Ceilings, device_seconds
 from piece import Lacking, Row, row
+from torch import Tensor
 
 from amaru.ops.linear import linear
+from amaru.ops.quantised_linear import Encoding, Kind, quantised_linear
 from amaru.ops.ssd import chunked
 from amaru.ops.ssd import triton as ssd_on_gpu
+from amaru.precision.encode import encode
 
 
 def smoke(limits: Ceilings) -> list[Row]:
@@ -57,12 +62,22 @@ def scan(limits: Ceilings) -> list[Row]:
 
 
 def products(limits: Ceilings) -> list[Row]:
-    """What torch's products of few rows reach: whether a kernel of our own would pay."""
+    """What products of few rows reach: torch's of bf16 weights, whether a kernel of our own would pay, and ours of codes."""
     rows, (hidden, ffn, inner) = [], (64, 128, 128) if TINY else (4096, 21504, 18560)
-    for count in (1, 8, 64):
-        for out, width in ((inner, hidden), (ffn, hidden), (hidden, ffn)):
-            weights = [torch.randn(out, width, device=DEVICE, dtype=torch.bfloat16) for _ in range(1 if TINY else 4)]
+    for out, width in ((inner, hidden), (ffn, hidden), (hidden, ffn)):
+        weights = [torch.randn(out, width, device=DEVICE, dtype=torch.bfloat16) for _ in range(1 if TINY else 4)]
+        in_codes = {kind: [encode(weight, Encoding(kind)) for weight in weights] for kind in Kind}
+        for count in (1, 8, 64):
             x = torch.randn(count, width, device=DEVICE, dtype=torch.bfloat16)
-            taken = device_seconds(lambda x=x, weights=weights: [linear(x, weight) for weight in weights]) / len(weights)
+            taken = device_seconds(partial(_each, linear, x, [(weight,) for weight in weights])) / len(weights)
             rows.append(row(f"{count} x [{width}, {out}]", 1e6 * taken, "us", weights[0].nbytes / taken / limits.copy))
+            for kind, held in in_codes.items():
+                taken = device_seconds(partial(_each, quantised_linear, x, held)) / len(held)
+                read = sum(tensor.nbytes for tensor in held[0])
+                rows.append(row(f"{count} x [{width}, {out}] in {Encoding(kind)}", 1e6 * taken, "us", read / taken / limits.copy))
     return rows
+
+
+def _each(product: Callable[..., Tensor], x: Tensor, weights: Sequence[tuple[Tensor, ...]]) -> None:
+    for weight in weights:
+        product(x, *weight)
