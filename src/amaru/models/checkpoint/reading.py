@@ -1,32 +1,26 @@
-"""Checkpoints: a Hugging Face directory opened lazily, loaded into a decoder, or written from one."""
+"""A Hugging Face directory opened lazily: what it holds is checked against its config, and read tensor by tensor."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from amaru.axes import TensorSpec
-from amaru.config.atomic import atomic_directory, recover_directory
-from amaru.errors import CheckpointError, ConfigError
-from amaru.models.decoder import Decoder, DecoderConfig
-from amaru.models.families import FIELD, family_for, family_of, read_json
-from amaru.models.quantised import Encodings, Part, encodings_of, parts, place_codes, quantised, say
-from amaru.models.shards import ShardReader, write_shards
-from amaru.models.tensor_file import NAMES, TORCH_DTYPES, Entry, listed
+from amaru.config.atomic import recover_directory
+from amaru.errors import CheckpointError
+from amaru.models.decoder import DecoderConfig
+from amaru.models.families import family_of, read_json
+from amaru.models.quantised import Part, encodings_of, parts
+from amaru.models.shards import ShardReader
+from amaru.models.tensor_file import TORCH_DTYPES, listed
 from amaru.ops.quantised_linear import dequantise
 
 READABLE = ("F64", "F32", "F16", "BF16")  # in the words of safetensors
 
-Read = Callable[[str], Tensor]
 Codes = tuple[Tensor, Tensor]
-Dtype = torch.dtype | Callable[[str], torch.dtype]
-"""One dtype for all tensors, A_log, D and dt_bias in at least fp32; or what each is stored as, by name."""
 
 
 class Checkpoint:
@@ -112,7 +106,7 @@ class Checkpoint:
 
     def _held(self, found: dict[str, str]) -> dict[str, str | list[str]]:
         """By our name what holds it in the shards, one tensor or one for each index; taken out of `found` and checked."""
-        self._shapes = _shapes(self.config)
+        self._shapes = shapes(self.config)
         held: tuple[dict[str, str | list[str]], dict[str, str | list[str]]] = ({}, {})
         missing: list[str] = []
         for part in parts(self._family.stored(self.config), self._shapes, self.encodings):
@@ -162,110 +156,6 @@ class Checkpoint:
         self._tied_head = None
 
 
-def load(path: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Decoder:
-    """`load("runs/demo/parent")`: a decoder with the checkpoint's weights, which go to `device` one by one.
-
-    `dtype` None keeps the stored one; A_log, D and dt_bias stay in at least fp32 whatever it is.
-    """
-    checkpoint = Checkpoint(path)
-    return assemble(checkpoint.config, checkpoint.read, dtype, dict.fromkeys(checkpoint.encodings, checkpoint.codes), device)
-
-
-def assemble(
-    config: DecoderConfig,
-    read: Read,
-    dtype: torch.dtype | None = None,
-    codes: Mapping[str, Callable[[str], Codes]] = MappingProxyType({}),
-    device: torch.device | str = "cpu",
-) -> Decoder:
-    """A decoder whose tensors come one by one from `read(name)`, or as codes from `codes[name](name)`; nothing is held twice."""
-    with torch.device("meta"):
-        decoder = Decoder(config)
-    for name, (spec, axes) in config.tensors().items():
-        shape = spec.layout.shape(axes)
-        if name in codes:
-            held, scales = codes[name](name)
-            place_codes(decoder, name, held.to(device), scales.to(device), shape[-1])
-            continue
-        tensor = in_dtype(read(name), spec, dtype)
-        assert tensor.shape == shape, f"{name}: {tensor.shape}"
-        place(decoder, name, tensor.to(device))
-    if config.tied:
-        decoder.tie()
-    return decoder
-
-
-def in_dtype(tensor: Tensor, spec: TensorSpec, dtype: torch.dtype | None) -> Tensor:
-    """As a model computes with it: None keeps the stored dtype, but what `keep_fp32` says is always in at least fp32."""
-    return tensor.to(kept(spec, dtype or tensor.dtype))
-
-
-def kept(spec: TensorSpec, dtype: torch.dtype) -> torch.dtype:
-    """The dtype of one tensor of a model in `dtype`."""
-    return torch.promote_types(dtype, torch.float32) if spec.keep_fp32 else dtype
-
-
-def place(decoder: Decoder, name: str, tensor: Tensor) -> None:
-    """Make a tensor the parameter of this name."""
-    *path, leaf = name.split(".")
-    setattr(decoder.get_submodule(".".join(path)), leaf, torch.nn.Parameter(tensor))
-
-
-def save(decoder: Decoder, path: str | Path, tokenizer: object | None = None, dtype: torch.dtype | None = None) -> None:
-    """`save(student, "student", tokenizer)`: a Hugging Face directory that stock transformers loads; appears whole or not at all.
-
-    Weights that are codes are written as such, which only amaru reads.
-    """
-    weights, codes = {name: parameter.detach() for name, parameter in decoder.named_parameters()}, quantised(decoder)
-    if hidden := [name for name in decoder.config.tensors() if name not in weights and name not in codes]:
-        raise ConfigError(f"{hidden[0]} is hidden by an adapter; fold or detach adapters before the model itself is saved.")
-    write(
-        path,
-        decoder.config,
-        lambda name: (codes[name].codes, codes[name].scales) if name in codes else weights[name],
-        dtype or (lambda name: weights[name].dtype),
-        tokenizer,
-        encodings={name: module.encoding for name, module in codes.items()},
-    )
-
-
-def write(
-    path: str | Path,
-    config: DecoderConfig,
-    read: Callable[[str], Tensor | Codes],
-    dtype: Dtype,
-    tokenizer: object | None = None,
-    values: Mapping[str, Any] | None = None,
-    encodings: Encodings = MappingProxyType({}),
-    source: str | None = None,
-    headless: bool = False,
-    finish: Callable[[Path], object] = lambda directory: None,
-) -> None:
-    """`write(out, config, read, torch.bfloat16)`: the streaming form of `save`; one tensor of `read(name)` is held at a time.
-
-    `values` are further fields of `config.json`, such as `eos_token_id`. Of weights with an encoding `read` gives codes and scales;
-    `source` is the fingerprint of what they were made from. A `headless` model is tied and nobody asks for its head, so none is written;
-    `finish(directory)` puts further files beside, before the directory appears. Replaces a checkpoint, never another directory: that
-    is a `CheckpointError`.
-    """
-    path = Path(path)
-    if path.exists() and not (path / "config.json").exists() and (path.is_file() or any(path.iterdir())):
-        raise CheckpointError(f"{path} exists and is no checkpoint, so it is not replaced; choose another place.")
-    family = family_for(config)
-    plan = list(_planned(family, config, dtype, encodings, family.TIES_HEAD or headless))
-    activations = next(TORCH_DTYPES[entry.dtype] for part, entry in plan if part.ours == "embedding.weight")
-    said = family.write_config(config) | {"dtype": str(activations).removeprefix("torch."), **(values or {})}
-    if encodings:
-        said[FIELD] = say(encodings, source)
-    with atomic_directory(path) as directory:
-        if tokenizer is not None:
-            said |= {f"{name}_token_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "eos", "pad")}
-            tokenizer.save(directory)  # type: ignore[attr-defined]
-        (directory / "config.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-        write_shards(directory, [entry for _, entry in plan], _tensors(plan, read))
-        finish(directory)
-
-
 def fingerprint(path: str | Path) -> str:
     """16 hex digits of SHA-256 over config.json and the weights: two checkpoints with equal digits are the same model."""
     directory = Path(path)
@@ -276,35 +166,7 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _planned(
-    family: ModuleType, config: DecoderConfig, dtype: Dtype, encodings: Encodings, ties_head: bool
-) -> Iterator[tuple[Part, Entry]]:
-    """What a checkpoint will hold, in writing order.
-
-    A tied head is written out too where stock readers do not tie: transformers 5.23 would draw Nemotron-H's at random.
-    """
-    stored = family.stored(config if ties_head else replace(config, tied=False))
-    if config.tied:
-        stored = [each._replace(ours="embedding.weight") if each.ours == "head.weight" else each for each in stored]
-    specs = config.tensors()
-    for part in parts(stored, _shapes(config), encodings):
-        found = part.dtype or NAMES[kept(specs[part.ours][0], dtype) if isinstance(dtype, torch.dtype) else dtype(part.ours)]
-        yield part, Entry(part.name, found, part.shape)
-
-
-def _tensors(plan: list[tuple[Part, Entry]], read: Callable[[str], Tensor | Codes]) -> Iterator[Tensor]:
-    """The tensors of a plan as they are written; one that is written in parts is read once, and freed before the next is."""
-    name, held = "", ()
-    for part, entry in plan:
-        if part.ours != name or (part.index is None and part.number == 0):
-            name, held = part.ours, ()
-            made = read(name)
-            held = (made,) if isinstance(made, Tensor) else made
-            del made
-        yield (held[part.number] if part.index is None else held[part.number][part.index]).to(TORCH_DTYPES[entry.dtype])
-
-
-def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+def shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     return {name: spec.layout.shape(axes) for name, (spec, axes) in config.tensors().items()}
 
 
