@@ -1,6 +1,8 @@
 """The engine against `generate` alone: company, reuse, windows, stopping, cancelling and failing change no one's tokens."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -268,3 +270,20 @@ def _then(told: Collected, call: Callable[[], None]) -> Callable[[Handle, Event]
         call()
 
     return receive
+
+
+@pytest.mark.parametrize("speculate", ["off", "lookup"])
+def test_an_engine_that_nobody_has_is_gone_with_its_pool_though_a_handle_is_kept(decoder: Decoder, speculate: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        engine = Engine(decoder, config=replace(CONFIG, speculate=speculate))
+        handle = engine.submit([1, 2, 3], Settings(max_tokens=4, sampling=GREEDY), lambda handle, event: None)
+        while engine.step():
+            pass
+        left = weakref.ref(engine), weakref.ref(engine._pool)
+        del engine
+        assert [each() for each in left] == [None, None]
+        handle.cancel()  # which nobody hears
+    finally:
+        gc.enable()

@@ -8,6 +8,7 @@
 import itertools
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 
@@ -103,7 +104,13 @@ class Engine:
         self._check(prompt, settings.adapter)
         self._pool.check(len(prompt) + settings.max_tokens, self.config.chunk_tokens)
         constraint = None if settings.schema is None else self._constraints.of(settings.schema, settings.stop)
-        handle = Handle(f"request-{next(self._numbers)}", len(prompt), lambda: self._cancel(running))
+        held = weakref.ref(self)  # a handle that somebody keeps is no reason to keep the pool
+
+        def cancel() -> None:
+            if engine := held():
+                engine._cancel(running)
+
+        handle = Handle(f"request-{next(self._numbers)}", len(prompt), cancel)
         places = [*boundaries, *range(self.config.prefix_every, len(prompt), self.config.prefix_every)]
         places = [place for place in places if 0 < place < len(prompt)]
         running = Running(handle, prompt, settings, on_event, self.tokenizer, places, constraint)
