@@ -117,6 +117,40 @@ def test_being_busy_costs_patience_and_not_attempts(tmp_path):
         asyncio.run(body(0.04))
 
 
+def test_an_endpoint_that_goes_away_is_waited_for_and_costs_no_attempts(tmp_path):
+    async def body(patience, back):
+        async with Misbehaving() as first:
+            endpoint = Endpoint(url=first.url, model="m", attempts=1, patience=patience)
+            with Store(tmp_path / f"{back}") as store:
+                async with Client([endpoint], store, Ledger(Budget()), 0.01) as client:
+                    await client.ask(endpoint, call(first.url), "step", whole_text)
+                    await first.__aexit__()
+                    asked = asyncio.gather(*(client.ask(endpoint, call(first.url, n), "step", whole_text) for n in range(1, 9)))
+                    if not back:
+                        return await asked
+                    await asyncio.sleep(0.1)
+                    async with Misbehaving(port=int(first.url.split(":")[2].split("/")[0])):
+                        return len(set(await asked)), client.refused > 0, store.usage().calls
+
+    assert asyncio.run(body(60.0, True)) == (8, True, 9)
+    with pytest.raises(EndpointError, match=r"has taken no connection for \d s, and its patience is 0.2 s\. \(.*\) The same command"):
+        asyncio.run(body(0.2, False))
+    with Store(tmp_path / "False") as store:
+        assert store.usage().calls == 1 and not store.failures()
+
+
+def test_an_endpoint_that_never_was_there_ends_the_run_soon(tmp_path):
+    async def body():
+        async with Misbehaving() as server:
+            pass
+        start = time.monotonic()
+        with pytest.raises(EndpointError, match=r"takes no connection; is it running, and is the url right\?"):
+            await ask_all(server, tmp_path / "s", [call(server.url)], attempts=3)
+        assert time.monotonic() - start < 30
+
+    asyncio.run(body())
+
+
 class Saying(Misbehaving):
     """Answers each call with a status and whatever `said` is, as JSON; `{key}` in it is the key that came."""
 

@@ -1,4 +1,4 @@
-"""One request over HTTP, and the ways in which it can end: an answer, pushed back, broken, refused, or no use asking anything."""
+"""One request over HTTP, and its ends: an answer, pushed back, nobody there, broken, refused, or no use asking anything."""
 
 import asyncio
 import email.utils
@@ -23,6 +23,10 @@ class PushedBack(Exception):
     busy: bool = False
 
 
+class Away(Exception):
+    """Nobody takes the connection; nothing was asked."""
+
+
 class Broken(Exception):
     """No whole answer came: a timeout, a connection that ended, a body that is not what was promised. It may be tried again."""
 
@@ -38,8 +42,8 @@ async def post(http: httpx.AsyncClient, url: str, headers: dict[str, str], body:
             response = await http.post(url, json=body, headers=headers)
     except TimeoutError:
         raise Broken(f"no answer within {timeout:g} s") from None
-    except httpx.ConnectError as error:
-        raise PushedBack(f"cannot connect ({error or type(error).__name__})") from None
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise Away(f"{error}" or type(error).__name__) from None
     except httpx.RequestError as error:  # a body that cannot be decoded is one of them
         raise Broken(f"the connection broke ({type(error).__name__})") from None
     if response.status_code != 200:

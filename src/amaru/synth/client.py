@@ -9,18 +9,20 @@ from typing import Any, Protocol, TypeVar
 
 from amaru.config import fingerprint_bytes
 from amaru.errors import ConfigError, EndpointError
-from amaru.synth.attempt import Broken, PushedBack, Refused, post
+from amaru.synth.attempt import Away, Broken, PushedBack, Refused, post
 from amaru.synth.budget import Budget, Price, Receipt, Usage
 from amaru.synth.call import Answer, Call
 from amaru.synth.connections import Connections, httpx
 from amaru.synth.endpoint import Endpoint
 from amaru.synth.limits import AdaptiveLimit
+from amaru.synth.presence import Presence
 from amaru.synth.structured import Unusable, whole_letters
 
 T = TypeVar("T")
 Read = Callable[[Mapping[str, Any]], str]  # of a choice of the endpoint's answer what is kept
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 FREE = Price(prompt=0, completion=0)
+AGAIN = "The same command goes on from here later"
 
 
 def said(choice: Mapping[str, Any]) -> str:
@@ -72,6 +74,7 @@ class Client:
         self.ledger = ledger
         self.first_pause = first_pause
         self.limits: dict[tuple[str, str], AdaptiveLimit] = {}
+        self._presence: dict[str, Presence] = {}
         self.refused = 0
         self._headers: dict[tuple[str, str | None], dict[str, str]] = {}
         for endpoint in endpoints:
@@ -83,6 +86,7 @@ class Client:
             raise ConfigError(f"{endpoint.model} at {endpoint.url} is given with two concurrencies; it has one limit.")
         if self.ledger.budget.money is not None and endpoint.price is None:
             raise ConfigError(f"A budget of money needs the price of {endpoint.model} at {endpoint.url}; give prompt and completion.")
+        self._presence.setdefault(endpoint.url, Presence(endpoint))
         self._headers[endpoint.url, endpoint.key] = endpoint.headers()
 
     async def __aenter__(self) -> "Client":
@@ -111,13 +115,18 @@ class Client:
 
     async def _persist(self, endpoint: Endpoint, call: Call, step: str, accept: Callable[[Answer], T], read: Read) -> T:
         give_up, tried = time.monotonic() + endpoint.patience, 0
-        for pause in self._pauses():
+        for number, pause in enumerate(self._pauses(), 1):
             try:
                 return await self._once(endpoint, call, step, accept, read, tried)
             except PushedBack as push:
                 reason, wait, kind = push.reason, max(pause, push.wait), Failed
                 if push.busy and time.monotonic() + wait < give_up:
                     tried -= 1
+            except Away as problem:
+                if self._presence[endpoint.url].is_given_up(number, pause):
+                    raise EndpointError(f"{self._presence[endpoint.url]} ({problem}) {AGAIN}.") from None
+                await asyncio.sleep(pause)
+                continue
             except Broken as problem:
                 reason, wait, kind = str(problem), pause, Failed
             except Unusable as problem:
@@ -137,6 +146,10 @@ class Client:
             start = time.monotonic()
             try:
                 answer = await self._post(endpoint, call, read, tried, most)
+            except Away:
+                self.refused += 1
+                limit.pushed_back(began)
+                raise
             except PushedBack as push:
                 self.refused += 1
                 if push.wait > endpoint.patience:
@@ -162,7 +175,7 @@ class Client:
     async def _post(self, endpoint: Endpoint, call: Call, read: Read, tried: int, most: Usage) -> Answer:
         url = f"{endpoint.url.rstrip('/')}/chat/completions"
         headers = self._headers[endpoint.url, endpoint.key]
-        with self._connections[endpoint.url].one() as http:
+        with self._connections[endpoint.url].one() as http, self._presence[endpoint.url].noticed():
             body = await post(http, url, headers, _body(endpoint, call, tried), endpoint.timeout)
         return _answer(body, read, endpoint.price or FREE, most)
 
@@ -217,4 +230,4 @@ def _told(usage: Any, name: str, most: int) -> int:
 
 def _later(endpoint: Endpoint, push: PushedBack) -> str:
     asked = f"{endpoint.url} answers with {push.reason} and asks to wait {push.wait:,.0f} s, longer than its patience of"
-    return f"{asked} {endpoint.patience:,.0f} s. The same command goes on from here later; or give a larger patience."
+    return f"{asked} {endpoint.patience:,.0f} s. {AGAIN}; or give a larger patience."

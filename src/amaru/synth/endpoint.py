@@ -33,7 +33,7 @@ class Endpoint(Config):
     concurrency  most calls under way at once; fewer while the endpoint pushes back
     timeout      seconds after which a call is given up, from its first byte to the last of its answer
     attempts     how often a call is tried that ends in an error, or in an answer that is of no use
-    patience     seconds for which a call waits in all while the endpoint answers that it is busy (429)
+    patience     seconds for which a call waits in all while the endpoint answers that it is busy (429), or takes no connection any more
     schemas      the endpoint keeps answers to a JSON schema (response_format); else they are read with patience
     seeds        the endpoint takes a seed: each attempt then has its own, which follows from the call
     price        for a million tokens; without it a budget of money is refused
