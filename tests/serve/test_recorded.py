@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from tests.models.random_models import random_config, random_model
+from tests.models.random_models import random_config, random_hymba, random_model
 from torch import Tensor
 
 from amaru.models import Decoder, DecoderConfig
+from amaru.models.checkpoint import kept
 from amaru.models.state import DecoderState
 from amaru.nn import MLP, Attention
 from amaru.nn.rope import Rope
@@ -33,15 +34,27 @@ def run(step, decoder: Decoder, sizes: list[int]) -> list[Tensor]:
     return found
 
 
+def in_dtype(decoder: Decoder, dtype: torch.dtype) -> Decoder:
+    """As a checkpoint is loaded: what is always in float32 stays so."""
+    for name, (spec, _) in decoder.config.tensors().items():
+        parameter = decoder.get_parameter(name)
+        parameter.data = parameter.data.to(kept(spec, dtype))
+    return decoder
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sizes", [[1, 1, 1], [3, 1, 2]])
-@pytest.mark.parametrize("pattern", ["MM-*-M", "-M**M*-"])
-def test_a_recorded_step_has_the_bits_of_forward(pattern, sizes, dtype):
-    decoder = random_model(random_config(2, pattern), 2).to(dtype)
+@pytest.mark.parametrize("config", [random_config(2, "MM-*-M"), random_config(2, "-M**M*-"), random_hymba(1), random_hymba(4)])
+def test_a_recorded_step_has_the_bits_of_forward(config, sizes, dtype):
+    decoder = in_dtype(random_model(config, 2), dtype)
     state_count = len(RECORDED)
     for ours, expected in zip(run(hidden_after, decoder, sizes), run(forward, decoder, sizes), strict=True):
         assert torch.equal(ours, expected)
     assert len(RECORDED) == state_count  # a pool takes its recordings with it
+    state = decoder.new_state(1, 80)
+    for start in range(2):
+        hidden_after(decoder, state, [Work([5], start, 0)])
+    assert [step.refusal for step in RECORDED[state].values()] == [None]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -78,6 +78,10 @@ class Attention(LayerConfig):
         projections = 4 * hidden * self.channels * (self.query_heads + self.kv_heads)
         return projections + 4 * self.query_heads * self.channels * context
 
+    @property
+    def turned(self) -> tuple[Rope, int] | None:
+        return (self.rope, self.channels) if self.rope else None
+
     def build(self, hidden: int, norm_eps: float) -> "AttentionMixer":
         return AttentionMixer(self, hidden)
 
@@ -100,8 +104,8 @@ class AttentionMixer(Mixer):
 
     def forward(self, x: Tensor, batch: Batch, state: dict[str, Tensor] | None = None) -> Tensor:
         q, k, v = (proj(x).unflatten(-1, (-1, self.config.channels)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        if self.config.rope:
-            turns = batch.turns(self.config.rope, self.config.channels, torch.promote_types(x.dtype, torch.float32))
+        if self.config.turned:
+            turns = batch.turns(*self.config.turned, torch.promote_types(x.dtype, torch.float32))
             q, k = rotary(q, *turns), rotary(k, *turns)
         y = kept(k, v, batch, state, self.config.sight).attend(q, batch, scale=self.scale)
         return self.o_proj(y.flatten(-2))

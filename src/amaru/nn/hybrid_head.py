@@ -17,9 +17,14 @@ from amaru.nn.linear import Linear
 from amaru.nn.mamba2 import CausalConv, carried, keep
 from amaru.nn.norm import RMSNorm
 from amaru.nn.rope import Rope
+from amaru.ops.add import add
 from amaru.ops.causal_conv1d import causal_conv1d
+from amaru.ops.conv_step import conv_step
+from amaru.ops.exactness import is_exact
 from amaru.ops.pointwise import silu, softplus
+from amaru.ops.rotary import rotary
 from amaru.ops.selective_scan import selective_scan
+from amaru.ops.selective_step import Inputs, selective_step
 
 INNER = "kv_group query v_channel"
 
@@ -112,6 +117,10 @@ class HybridHead(LayerConfig):
         return {} if self.shares_kv else {"keys": tensor("kv_group", "qk_channel"), "values": tensor("kv_group", "v_channel")}
 
     @property
+    def turned(self) -> tuple[Rope, int] | None:
+        return (self.rope, self.qk_channels) if self.rope else None
+
+    @property
     def needs(self) -> tuple["HybridHead", ...]:
         return (replace(self, shares_kv=False),) if self.shares_kv else ()  # type: ignore[type-var]
 
@@ -186,8 +195,8 @@ class HybridHeadMixer(Mixer):
         rows = dict(zip(self.rows, self.in_proj(u).split(widths, dim=1), strict=True))  # slices would add a gradient each
         kv = kv if self.config.shares_kv else self._own_kv(rows["k"], rows["v"], batch, state)
         attended = self._attend(rows["q"], kv, batch)
-        scanned = self._scan(rows["x"], batch, state) * silu(rows["gate"])
-        return self.out_proj((self.attention_norm(attended) + self.ssm_norm(scanned)) / 2), kv
+        scanned = self._mamba(rows["x"], rows["gate"], batch, state)
+        return self.out_proj(add(self.attention_norm(attended), self.ssm_norm(scanned), scale=0.5)), kv
 
     def _own_kv(self, k: Tensor, v: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> KV:
         k, v = (each.unflatten(-1, (self.config.kv_heads, -1)) for each in (k, v))
@@ -199,19 +208,43 @@ class HybridHeadMixer(Mixer):
         return kv.attend(q, batch, scale=self.scale, window=self.config.window, sinks=self.config.sinks).flatten(-2)
 
     def _rotated(self, heads: Tensor, batch: Batch) -> Tensor:
-        return self.config.rope(heads, batch.positions) if self.config.rope else heads
+        if not self.config.turned:
+            return heads
+        return rotary(heads, *batch.turns(*self.config.turned, torch.promote_types(heads.dtype, torch.float32)))
 
-    def _scan(self, x: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
+    def _mamba(self, x: Tensor, gate: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
+        """The Mamba side, gated; sequences of a few tokens that lead a batch with state go a shorter way."""
+        if state is None or not batch.short or is_exact():
+            return self._whole(x, batch, state) * silu(gate)
+        if batch.short == len(batch.lengths):
+            return self._steps(x, gate, batch, state)
+        few = len(x) - len(batch.longer.ids)
+        whole = self._whole(x[few:], batch.longer, state) * silu(gate[few:])
+        return torch.cat([self._steps(x[:few], gate[:few], batch.shorter, state), whole])
+
+    def _steps(self, x: Tensor, gate: Tensor, batch: Batch, state: dict[str, Tensor]) -> Tensor:
+        assert batch.slots is not None, "a state is addressed by slots"
+        x = conv_step(x, state["conv"], batch.slots, batch.fresh, self.conv1d.weight, self.conv1d.bias, batch.cu_seqlens)
+        inputs = Inputs(x, *self._selected(x), gate)
+        return selective_step(
+            inputs, state["ssm"], batch.slots, batch.fresh, self.dt_bias, self.A_log, self.D, batch.cu_seqlens
+        )
+
+    def _whole(self, x: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
         asked = {"cu_seqlens": batch.cu_seqlens, "return_states": state is not None}
         weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         x, conv = causal_conv1d(x, weight, bias, initial_states=carried("conv", batch, state), **asked)
         keep("conv", conv, batch, state)
-        dt, B, C = self.x_proj(x).split([self.config.rank, self.config.state, self.config.state], dim=-1)
-        step = softplus(self.dt_proj(self.dt_norm(dt)).to(self.dt_bias.dtype) + self.dt_bias)
-        A = -torch.exp(self.A_log)
-        y, ssm = selective_scan(x, step, A, self.B_norm(B), self.C_norm(C), self.D, initial_states=carried("ssm", batch, state), **asked)
+        dt, B, C = self._selected(x)
+        step = softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
+        y, ssm = selective_scan(x, step, -torch.exp(self.A_log), B, C, self.D, initial_states=carried("ssm", batch, state), **asked)
         keep("ssm", ssm, batch, state)
         return y
+
+    def _selected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """dt before its bias, B and C: what the state forgets, takes up and gives, as the token decides."""
+        dt, B, C = self.x_proj(x).split([self.config.rank, self.config.state, self.config.state], dim=-1)
+        return self.dt_proj(self.dt_norm(dt)), self.B_norm(B), self.C_norm(C)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, std: float, residual_std: float) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from amaru.axes import Axes, Expression, Layout, TensorSpec, part
 from amaru.config import Config
+from amaru.nn.rope import Rope
 
 
 class Reading(NamedTuple):
@@ -76,6 +77,11 @@ class LayerConfig(Config):
     def sight(self) -> str:
         """Layers of one sight keep keys and values of the same places: "all", or "window" where old places are given away."""
         return "all"
+
+    @property
+    def turned(self) -> tuple[Rope, int] | None:
+        """The rotary embedding of its queries and keys, and how many channels these have."""
+        return None
 
     @property
     def needs(self) -> tuple["LayerConfig", ...]:

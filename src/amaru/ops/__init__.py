@@ -7,6 +7,7 @@ from amaru.ops import (
     add,
     attention,
     causal_conv1d,
+    conv_step,
     gated_rmsnorm,
     gated_silu,
     head_loss,
@@ -18,6 +19,7 @@ from amaru.ops import (
     rms_norm,
     rotary,
     selective_scan,
+    selective_step,
     squared_relu,
     ssd,
 )
@@ -28,6 +30,7 @@ __all__ = [
     "add",
     "attention",
     "causal_conv1d",
+    "conv_step",
     "exact",
     "explain",
     "gated_rmsnorm",
@@ -41,6 +44,7 @@ __all__ = [
     "rms_norm",
     "rotary",
     "selective_scan",
+    "selective_step",
     "squared_relu",
     "ssd",
 ]

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from amaru.models.decoder import Decoder
 from amaru.models.state import DecoderState
-from amaru.nn.attention import Attention
 from amaru.nn.batch import Batch
 from amaru.nn.moe import MoE
 from amaru.serve.standing import MOVING, Parts, Passed, moved, renew, standing
@@ -29,10 +28,7 @@ class CapturedStep:
         """The step is run once as it stands, which `passed` is the result of and which compiles what it needs; then it is captured."""
         self._parts = Parts(decoder)
         self._moving = torch.empty(len(MOVING), len(batch.ids), dtype=torch.int64, device=x.device)
-        self._x, self._batch = x.clone(), self._in_one_piece(standing(batch, state))
-        for layer in decoder.config.layers:
-            if isinstance(layer, Attention) and layer.rope:
-                self._batch.turns(layer.rope, layer.channels, torch.promote_types(x.dtype, torch.float32))
+        self._x, self._batch = x.clone(), self._in_one_piece(standing(batch, decoder, state, x.dtype))
         self.passed = self._through(decoder, state)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):

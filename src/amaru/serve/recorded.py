@@ -16,7 +16,6 @@ from torch import Tensor
 
 from amaru.models.decoder import Decoder
 from amaru.models.state import DecoderState
-from amaru.nn.attention import Attention
 from amaru.nn.batch import Batch
 from amaru.ops.exactness import is_exact
 from amaru.ops.native import Recording, lacks
@@ -38,11 +37,8 @@ class RecordedStep:
     def __init__(self, decoder: Decoder, state: DecoderState, x: Tensor, batch: Batch) -> None:
         """Runs the step while it is recorded: `passed` is its result."""
         self._parts = Parts(decoder)
-        self._x, self._batch = x.clone(), standing(batch, state)
+        self._x, self._batch = x.clone(), standing(batch, decoder, state, x.dtype)
         self._numbers = {name: _numbers(getattr(self._batch, name)) for name in MOVING}
-        for layer in decoder.config.layers:
-            if isinstance(layer, Attention) and layer.rope:
-                self._batch.turns(layer.rope, layer.channels, torch.promote_types(x.dtype, torch.float32))
         with Recording() as recording:
             hidden = decoder.through(self._x, self._batch, state)
             scores = decoder.head(hidden) if self._batch.singles == len(self._batch.lengths) else None

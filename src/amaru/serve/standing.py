@@ -48,13 +48,16 @@ class Parts:
         )
 
 
-def standing(batch: Batch, state: DecoderState) -> Batch:
+def standing(batch: Batch, decoder: Decoder, state: DecoderState, dtype: torch.dtype) -> Batch:
     """A copy of the batch, to which later ones are copied; what is derived from it is found out before anything is recorded."""
     assert batch.slots is not None
     pages = {sight: table[batch.slots] for sight, table in state.tables.items()}
     copy = replace(batch, ids=batch.ids.clone(), positions=batch.positions.clone(), slots=batch.slots.clone(), pages=pages)
     for name in (*MOVING, *STANDING):
         getattr(copy, name)
+    for layer in decoder.config.layers:
+        if layer.turned:
+            copy.turns(*layer.turned, torch.promote_types(dtype, torch.float32))
     return copy
 
 

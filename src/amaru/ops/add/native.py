@@ -9,7 +9,7 @@ SERVED = (torch.bfloat16, torch.float32)
 MOST = 1 << 18  # elements; more are worth torch's threads
 
 
-def refuses(x: Tensor, y: Tensor) -> str | None:
+def refuses(x: Tensor, y: Tensor, scale: float = 1.0) -> str | None:
     if not x.is_cpu or x.dtype not in SERVED or y.dtype is not x.dtype or x.shape != y.shape:
         return f"serves float32 and bfloat16 of one shape on the CPU, got {short(x.dtype)} and {short(y.dtype)} on {x.device.type}"
     if x.numel() > MOST:
@@ -21,7 +21,7 @@ def refuses(x: Tensor, y: Tensor) -> str | None:
     return None
 
 
-def add(x: Tensor, y: Tensor) -> Tensor:
+def add(x: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
     to = torch.empty_like(x)
-    kernel("add", "iippp")(x.dtype is torch.bfloat16, x.numel(), x.data_ptr(), y.data_ptr(), to.data_ptr())
+    kernel("add", "iifppp")(x.dtype is torch.bfloat16, x.numel(), scale, x.data_ptr(), y.data_ptr(), to.data_ptr())
     return to

@@ -19,7 +19,9 @@ def refuses(
     projected: Tensor, conv: Tensor, ssm: Tensor, slots: Tensor, fresh: Tensor, weights: Weights, bounds: Tensor | None = None
 ) -> str | None:
     dtype = projected.dtype
-    if not projected.is_cpu or dtype not in SERVED or ssm.dtype not in SERVED or weights.A_log.dtype is not torch.float32:
+    if weights.A_log.dtype is not torch.float32:
+        return f"needs A_log, D and dt_bias in float32, got {short(weights.A_log.dtype)}"
+    if not projected.is_cpu or dtype not in SERVED or ssm.dtype not in SERVED:
         return f"serves float32 and bfloat16 on the CPU, got {short(dtype)} with {short(ssm.dtype)} states on {projected.device.type}"
     if conv.dtype is not dtype:
         return f"needs the convolution's state in the dtype of activations, got {short(conv.dtype)} and {short(dtype)}"

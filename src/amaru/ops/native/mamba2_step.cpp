@@ -8,11 +8,12 @@
 
 #include "products.h"
 #include "program.h"
+#include "steps.h"
 #include "team.h"
 
 namespace {
 
-constexpr int MOST_STATE = 256, MOST_TAPS = 8;
+constexpr int MOST_STATE = 256;
 constexpr int BLOCK = 16;  // tokens
 
 struct Shape {
@@ -24,16 +25,6 @@ struct Shape {
     int64_t conv_rows() const { return inner() + 2 * groups * state; }
     int64_t shared() const { return heads / groups; }
     int64_t width() const { return shared() * channels; }  // of a group
-};
-
-// Parameters as they are stored, float or bfloat16.
-struct Reals {
-    const void *data;
-    bool is_bf16;
-
-    void read(int64_t first, int64_t count, float *to) const {
-        for (int64_t i = 0; i < count; i++) to[i] = is_bf16 ? load(((const bf16 *)data)[first + i]) : ((const float *)data)[first + i];
-    }
 };
 
 // T of activations and the convolution's state, S of the state.
@@ -48,33 +39,6 @@ template <class T, class S> struct Inputs {
     const float *dt_bias, *A_log, *D;
     T *out;  // [tokens][inner]
 };
-
-inline float softplus(float x) { return x > 20.f ? x : std::log1p(std::exp(x)); }
-
-// `count` rows of the convolution from `first` on, and their state moved on by one token. Rows go in small runs whose states are first
-// laid out tap by tap, so that each of the loops is one that the compiler can vectorise.
-template <int TAPS, class T>
-void convolve(int64_t taps, const T *x, T *state, bool fresh, const float *weight, const float *bias, float *to, int64_t count) {
-    constexpr int RUN = 64;
-    const int lag = (TAPS ? TAPS : taps) - 1;
-    float held[(TAPS ? TAPS : MOST_TAPS) - 1][RUN];
-    for (int64_t first = 0; first < count; first += RUN, state += RUN * lag) {
-        const int run = std::min<int64_t>(RUN, count - first);
-        if (fresh) std::fill_n(state, run * lag, T(0));
-        for (int k = 0; k < lag; k++)
-            for (int i = 0; i < run; i++) held[k][i] = load(state[i * lag + k]);
-        for (int i = 0; i < run; i++) {
-            const float *w = weight + (first + i) * (lag + 1);
-            float sum = bias[first + i] + w[lag] * load(x[first + i]);
-            for (int k = 0; k < lag; k++) sum += w[k] * held[k][i];
-            to[first + i] = sum * sigmoid(sum);
-        }
-        for (int i = 0; i < run; i++) {
-            for (int k = 0; k + 1 < lag; k++) state[i * lag + k] = state[i * lag + k + 1];
-            if (lag) state[i * lag + lag - 1] = x[first + i];
-        }
-    }
-}
 
 typedef uint16_t halves __attribute__((vector_size(WIDTH * sizeof(uint16_t))));
 
