@@ -174,7 +174,7 @@ def _entropy(trial: Trial) -> Found:
     gaps, bounds = _looked(trial, "entropy")
     if bounds is None:
         return _unfinished(claim)
-    sentence = f"Entropy of attention is {mean(gaps):+.3f} nats higher without them ({told(bounds, '+.3f')})."
+    sentence = f"Entropy of attention without them less that with them: {mean(gaps):+.3f} nats ({told(bounds, '+.3f')})."
     return finding(claim, positive(bounds), sentence, figure=mean(gaps), interval=bounds)
 
 
