@@ -118,7 +118,7 @@ def _recall(trial: Trial, recipe: Shares, task: str) -> Found:
         return finding(claim, UNFINISHED, f"{claim}: {len(gaps)} pairs are there, and an interval needs two.", setting=described(trial))
     means = {name: mean(some) for name in names(recipe) if (some := trial.values(name, score(task)).values())}
     points = [100 * each for each in bounds]
-    sentence = f"{task}: {100 * mean(gaps):+.1f} points beside {half} ({told(points, '+.1f')}); {_listed(means)}."
+    sentence = f"{task.capitalize()}: {100 * mean(gaps):+.1f} points beside {half} ({told(points, '+.1f')}); {_listed(means)}."
     return finding(claim, above(bounds, -recipe.score_within), sentence, setting=described(trial), figure=mean(gaps), interval=bounds)
 
 
