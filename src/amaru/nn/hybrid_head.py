@@ -1,6 +1,7 @@
 """Hymba's parallel heads: attention and a Mamba-1 head read one projection side by side; their normed outputs are averaged."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -27,6 +28,7 @@ from amaru.ops.selective_scan import selective_scan
 from amaru.ops.selective_step import Inputs, selective_step
 
 INNER = "kv_group query v_channel"
+State = dict[str, Tensor] | None
 
 
 class HybridHead(LayerConfig):
@@ -212,34 +214,32 @@ class HybridHeadMixer(Mixer):
             return heads
         return rotary(heads, *batch.turns(*self.config.turned, torch.promote_types(heads.dtype, torch.float32)))
 
-    def _mamba(self, x: Tensor, gate: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
-        """The Mamba side, gated; sequences of a few tokens that lead a batch with state go a shorter way."""
-        if state is None or not batch.short or is_exact():
-            return self._whole(x, batch, state) * silu(gate)
-        if batch.short == len(batch.lengths):
-            return self._steps(x, gate, batch, state)
-        few = len(x) - len(batch.longer.ids)
-        whole = self._whole(x[few:], batch.longer, state) * silu(gate[few:])
-        return torch.cat([self._steps(x[:few], gate[:few], batch.shorter, state), whole])
+    def _mamba(self, x: Tensor, gate: Tensor, batch: Batch, state: State) -> Tensor:
+        """The Mamba side, gated."""
+        x = _parted(self._convolve_few, self._convolve, batch, state, x)
+        return _parted(self._scan_few, self._scan, batch, state, x, *self._selected(x), gate)
 
-    def _steps(self, x: Tensor, gate: Tensor, batch: Batch, state: dict[str, Tensor]) -> Tensor:
+    def _convolve_few(self, batch: Batch, state: dict[str, Tensor], x: Tensor) -> Tensor:
         assert batch.slots is not None, "a state is addressed by slots"
-        x = conv_step(x, state["conv"], batch.slots, batch.fresh, self.conv1d.weight, self.conv1d.bias, batch.cu_seqlens)
-        inputs = Inputs(x, *self._selected(x), gate)
-        return selective_step(
-            inputs, state["ssm"], batch.slots, batch.fresh, self.dt_bias, self.A_log, self.D, batch.cu_seqlens
-        )
+        return conv_step(x, state["conv"], batch.slots, batch.fresh, self.conv1d.weight, self.conv1d.bias, batch.cu_seqlens)
 
-    def _whole(self, x: Tensor, batch: Batch, state: dict[str, Tensor] | None) -> Tensor:
-        asked = {"cu_seqlens": batch.cu_seqlens, "return_states": state is not None}
-        weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
-        x, conv = causal_conv1d(x, weight, bias, initial_states=carried("conv", batch, state), **asked)
+    def _convolve(self, batch: Batch, state: State, x: Tensor) -> Tensor:
+        asked = {"cu_seqlens": batch.cu_seqlens, "return_states": state is not None, "initial_states": carried("conv", batch, state)}
+        x, conv = causal_conv1d(x, self.conv1d.weight.squeeze(1), self.conv1d.bias, **asked)
         keep("conv", conv, batch, state)
-        dt, B, C = self._selected(x)
+        return x
+
+    def _scan_few(self, batch: Batch, state: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+        assert batch.slots is not None, "a state is addressed by slots"
+        weights = self.dt_bias, self.A_log, self.D
+        return selective_step(Inputs(*inputs), state["ssm"], batch.slots, batch.fresh, *weights, batch.cu_seqlens)
+
+    def _scan(self, batch: Batch, state: State, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, gate: Tensor) -> Tensor:
+        asked = {"cu_seqlens": batch.cu_seqlens, "return_states": state is not None, "initial_states": carried("ssm", batch, state)}
         step = softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
-        y, ssm = selective_scan(x, step, -torch.exp(self.A_log), B, C, self.D, initial_states=carried("ssm", batch, state), **asked)
+        y, ssm = selective_scan(x, step, -torch.exp(self.A_log), B, C, self.D, **asked)
         keep("ssm", ssm, batch, state)
-        return y
+        return y * silu(gate)
 
     def _selected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """dt before its bias, B and C: what the state forgets, takes up and gives, as the token decides."""
@@ -261,3 +261,14 @@ class HybridHeadMixer(Mixer):
         self.D.fill_(1)
         for norm in (self.dt_norm, self.B_norm, self.C_norm, self.attention_norm, self.ssm_norm):
             norm.initialise()
+
+
+def _parted(few: Callable[..., Tensor], whole: Callable[..., Tensor], batch: Batch, state: State, *rows: Tensor) -> Tensor:
+    """Sequences of a few tokens that lead a batch with state go a shorter way. Projections never do: adapters know rows of all of it."""
+    if state is None or not batch.short or is_exact():
+        return whole(batch, state, *rows)
+    if batch.short == len(batch.lengths):
+        return few(batch, state, *rows)
+    place = len(rows[0]) - len(batch.longer.ids)
+    parts = few(batch.shorter, state, *(each[:place] for each in rows)), whole(batch.longer, state, *(each[place:] for each in rows))
+    return torch.cat(parts)
