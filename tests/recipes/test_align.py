@@ -230,16 +230,16 @@ def test_a_gate_that_nothing_passes_says_what_became_of_the_prompts(folder: Path
     assert "Round rpo-1 has nothing to learn from: 0 comparisons of 10 prompts" in said and "A looser gate" in said
 
 
-def test_a_reward_model_judges_what_nobody_can_verify(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_reward_model_judges_what_nobody_can_verify(folder: Path, calm: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     model = reward_model()
     save(model.decoder, tmp_path / "reward", TOKENIZER, model.said)
     prompts = write_rows(tmp_path / "free.jsonl", [{"prompt": f"say {one} then {other}"} for one, other in PAIRS[14:20]])
     answering = {"samples": 4, "temperature": 1.3, "max_tokens": 12}
     judging = {"reward_model": str(tmp_path / "reward")}
     round_ = {"kind": "preference", "name": "rpo", "prompts": [str(prompts)], "answering": answering, "judging": judging}
-    learning, other = LEARNING | {"lr": 1e-3}, str(folder / "calm" / "rpo-1")
+    learning, other = LEARNING | {"lr": 1e-3}, str(calm / "rpo-1")
     round_ |= {"others": [other]}
-    recipe = {"start": str(folder / "calm" / "sft" / "model"), "rounds": [round_ | {"loss": {"method": "rpo"}, "learning": learning}]}
+    recipe = {"start": str(calm / "sft" / "model"), "rounds": [round_ | {"loss": {"method": "rpo"}, "learning": learning}]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     aligned(capsys, tmp_path / "recipe.yaml", "--out", tmp_path / "run")
     tally = json.loads((tmp_path / "run" / "rpo-tally.json").read_text())
@@ -253,9 +253,9 @@ def test_a_reward_model_judges_what_nobody_can_verify(folder: Path, tmp_path: Pa
         assert [each["score"] for each in row["responses"]] == pytest.approx(told, abs=1e-4) and told[0] > told[1]
 
 
-def test_judges_are_those_of_the_recipe(folder: Path, tmp_path: Path) -> None:
+def test_judges_are_those_of_the_recipe(folder: Path, calm: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def short(record, text):\n    return float(len(text) < record['most'])\n")
-    judging = Judging(verify=False, verifier=f"{tmp_path}/mine.py:short", judge_model=str(folder / "calm" / "rpo-1"))
+    judging = Judging(verify=False, verifier=f"{tmp_path}/mine.py:short", judge_model=str(calm / "rpo-1"))
     found = judges(judging, torch.device("cpu"))
     assert found.function and found.function({"most": 3}, "hi") == 1.0 and found.scorer is None and found.duel and not found.verify
     prompt = prompt_of("p:1", {"prompt": "say sun then sea"})
