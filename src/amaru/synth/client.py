@@ -86,7 +86,7 @@ class Client:
             raise ConfigError(f"{endpoint.model} at {endpoint.url} is given with two concurrencies; it has one limit.")
         if self.ledger.budget.money is not None and endpoint.price is None:
             raise ConfigError(f"A budget of money needs the price of {endpoint.model} at {endpoint.url}; give prompt and completion.")
-        self._presence.setdefault(endpoint.url, Presence(endpoint))
+        self._presence.setdefault(endpoint.url, Presence())
         self._headers[endpoint.url, endpoint.key] = endpoint.headers()
 
     async def __aenter__(self) -> "Client":
@@ -123,8 +123,9 @@ class Client:
                 if push.busy and time.monotonic() + wait < give_up:
                     tried -= 1
             except Away as problem:
-                if self._presence[endpoint.url].is_given_up(number, pause):
-                    raise EndpointError(f"{self._presence[endpoint.url]} ({problem}) {AGAIN}.") from None
+                presence = self._presence[endpoint.url]
+                if presence.is_given_up(endpoint, number, pause):
+                    raise EndpointError(f"{presence.says(endpoint)} ({problem}) {AGAIN}.") from None
                 await asyncio.sleep(pause)
                 continue
             except Broken as problem:
