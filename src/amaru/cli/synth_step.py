@@ -46,4 +46,3 @@ def step(
     emit(result | facts, json=json, people=lambda result, console: console.print(f"{result['rows']:,} rows in {result['file']}"))
     if failed:
         raise Finding(f"Rows failed ({'; '.join(failed)}); the same command tries them again.")
-

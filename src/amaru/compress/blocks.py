@@ -109,4 +109,3 @@ def _widths(name: str, size: int, shares: tuple[float, ...]) -> list[int]:
     multiple = MULTIPLES.get(name, 1)
     widths = {max(multiple, round(share * size / multiple) * multiple) for share in shares}
     return [size, *sorted((width for width in widths if width < size), reverse=True)]
-

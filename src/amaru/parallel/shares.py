@@ -144,5 +144,3 @@ def _names(expression: Expression) -> set[str]:
             return set().union(*map(_names, factors))
         case Concat(_, parts):
             return set().union(*map(_names, parts))
-
-

@@ -187,4 +187,3 @@ class Puzzle:
                 shape = block.layer.describe() if block.layer else None
                 rows.append({"layer": block.index, "block": shape, **self._known[block.key], "error_cut": before, "error_taught": after})
         return rows
-

@@ -186,5 +186,3 @@ def test_weights_that_nobody_published() -> None:
     assert weights_of(("reward",), None) == {"reward": 1.0} and weights_of(("a", "b"), {"a": 2.0}) == {"a": 2.0}
     with pytest.raises(ConfigError, match="no published weight for charm, wit; give weights such as charm=1,wit"):
         weights_of(("charm", "wit"), None)
-
-

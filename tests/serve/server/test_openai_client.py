@@ -258,5 +258,3 @@ def test_text_and_tokens_convert_both_ways(server: Running) -> None:
     assert there["tokens"] == TOKENIZER.encode(text) and there["count"] == len(there["tokens"])
     assert server.post("/detokenize", {"model": "small", "tokens": there["tokens"]}).json() == {"prompt": text}
     assert "model knows" in server.post("/detokenize", {"model": "small", "tokens": [10**6]}).json()["error"]["message"]
-
-

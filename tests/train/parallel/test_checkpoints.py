@@ -56,5 +56,3 @@ def test_no_pickle_is_written(two: Ranks, tmp_path: Path) -> None:
     two(interrupted, tmp_path, Layout(data=2), 2)
     files = {file.name for file in (tmp_path / "checkpoints" / "step-00000002").iterdir()}
     assert files == {"00000.safetensors", "00001.safetensors", "state.safetensors"}
-
-

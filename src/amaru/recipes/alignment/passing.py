@@ -53,5 +53,3 @@ def _kinds(prompts: Sequence[Prompt], found: Sequence[Answered]) -> dict[str, fl
         for instruction in prompt.instructions:
             by_kind[instruction.kind].append(instruction.follows(each.text))
     return {kind: mean(some) for kind, some in sorted(by_kind.items())}
-
-

@@ -99,4 +99,3 @@ def _read(folder: Path, cell: str) -> Record:
         return {}
     record = read_record(path)
     return record | (speeds.ratios(folder, record["student"]) if "student" in record else {})
-
